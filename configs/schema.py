@@ -1,0 +1,192 @@
+"""Every setting of a study, with its unit, its default and what is possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+BUILTIN_FILTERS = "builtin:filters"
+"""Name of the demo's frozen slice encoder: fixed filters, no download."""
+BUILTIN_GERMAN = "builtin:german"
+"""Name of the demo's frozen German word table and tokenizer, in the tree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the model sees of an exam; the `data` section. Part of the fingerprint."""
+
+    sequences: tuple[str, ...] = ("Pre", "Sub", "T2")
+    """Sequences in token order. One may be absent in an exam."""
+
+    slices: int = 32
+    """Slices of the model's grid; fewer are padded under the mask, more are cropped to the centre."""
+
+    rows: int = 224
+    columns: int = 224
+    """In-plane size of the model's grid, in pixels."""
+
+    spacing_mm: tuple[float, float, float] = (3.0, 0.7, 0.7)
+    """Distance of voxel centres in mm: slice, row, column."""
+
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    """Foreground values are clipped at these percentiles before the z-score."""
+
+    num_views: int = 1
+    """Kept views of each training exam's tokens. View 0 is the exam itself; the others are slightly
+    shifted and re-scaled in intensity, never mirrored (a mirror would contradict the report)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The frozen slice encoder; `model.vision`."""
+
+    weights: str = "facebook/dinov2-small"
+    """Hub name of a Dinov2 model, the name of a folder below `--weights`, or `builtin:filters`."""
+
+    width: int = 384
+    """Width of a slice token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The frozen report encoder; `model.text`."""
+
+    weights: str = "GerMedBERT/medbert-512"
+    """Hub name of a BERT model, the name of a folder below `--weights`, or `builtin:german`."""
+
+    kind: str = "embeddings"
+    """`embeddings`: word and position tables only. `encoder`: all layers."""
+
+    width: int = 768
+    """Width of a text token before the projection."""
+
+    max_tokens: int = 512
+    """Longest report in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """The shared transformer; `model.fusion`."""
+
+    width: int = 384
+    depth: int = 4
+    heads: int = 12
+    head_width: int = 64
+    ff_mult: int = 1
+    rotary_width: int = 32
+    """Dimensions of each head that are rotated."""
+
+    max_slice_tokens: int = 192
+    """Rows of the learned slice position table; sequences x slices may not exceed it."""
+
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The `model` section of a preset."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Local training at a site; the `training` section."""
+
+    batch_size: int = 32
+    """Exams in a batch, whatever the number of processes."""
+
+    learning_rate: float = 5e-4
+    warmup_from: float = 1e-7
+    """Learning rate at global step 0."""
+
+    warmup_steps: int = 1000
+    """Global steps of linear warm-up; the count runs on across rounds."""
+
+    weight_decay: float = 0.01
+    """AdamW's; never on norms, embeddings, the class token or the temperature."""
+
+    steps_per_round: int = 0
+    """Optimizer steps a site takes in a round; 0 is one pass over its training exams."""
+
+    report_sentences: int = 0
+    """Train on at most this many random sentences of each report (ConVIRT, Zhang et al. 2020, draws one);
+    0 is the whole report."""
+
+    token_noise: float = 0.0
+    """Standard deviation of noise added to slice tokens, in units of their own spread."""
+
+    slice_dropout: float = 0.0
+    """Chance that a slice token is hidden in a training step."""
+
+    max_gradient_norm: float = 1.0
+    precision: str = "float32"
+    """`float32` or `bfloat16` (autocast; loss and optimizer stay float32)."""
+
+    num_threads: int = 2
+    """CPU threads of a site's training; fixed, so that every engine adds in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """How rounds are run; the `federation` section."""
+
+    num_rounds: int = 50
+    """Rounds of local training and averaging."""
+
+    min_sites: int = 2
+    """Fewest sound replies a round may be averaged from."""
+
+    max_exams: int = 100_000
+    """Largest weight (training exams) a reply may claim."""
+
+    max_update_norm: float = 100.0
+    """Largest Euclidean distance of a reply from the round's start, over all shared tensors."""
+
+    reset_optimizer: bool = False
+    """Forget the optimizer's moments at the start of each round."""
+
+    round_timeout_s: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Zero-shot diagnosis on the server's own exams; the `evaluation` section."""
+
+    findings: tuple[str, ...] = (
+        "Fibroadenom",
+        "Adenose",
+        "Lymphknoten",
+        "Zyste",
+        "Fettgewebsnekrose",
+        "Duktektasie",
+        "Radiäre Narbe",
+        "Duktales Karzinom in situ",
+        "Karzinom",
+    )
+    positive_prompts: tuple[str, ...] = ("{finding}.",)
+    """Wordings of 'present'; several are averaged."""
+
+    negative_prompts: tuple[str, ...] = ("Kein {finding}.",)
+    split: str = "test"
+    """Split of the server's exams that is reported."""
+
+    bootstrap: int = 1000
+    """Patient-level bootstrap draws behind each interval."""
+
+    max_unknown_share: float = 0.02
+    """A site whose reports have a larger share of unknown tokens is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One study, whole: what a preset file holds. Paths are never part of it."""
+
+    preset: str = "climb"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,0 +1,33 @@
+"""`climb-server`: what the coordinator of a study does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.cli import DONE, Tool, existing_folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `climb-server`; returns the exit code."""
+    tool = Tool("climb-server", "The coordinator's side of a study. Research use, not a medical device.")
+    _add_evaluate(tool)
+    return tool.run(arguments)
+
+
+def _add_evaluate(tool: Tool) -> None:
+    parser = tool.verb("evaluate", _evaluate, does="measure a finished run on a folder of labelled exams")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="exams with findings")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    run = existing_folder(arguments.run, "RUN")
+    data = existing_folder(arguments.data, "--data")
+    weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    from server.evaluate import evaluate, to_text
+
+    print(to_text(evaluate(run, data, weights)))
+    return DONE

@@ -1,0 +1,161 @@
+"""A finished run's shared weights, measured again on a folder of labelled exams."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from climb_model.data.folders import read_site
+from climb_model.evaluation.statistics import AucRow, auc_table, mean_auc, mean_auc_interval
+from climb_model.evaluation.zero_shot import zero_shot
+from climb_model.model.climb import build_model
+from climb_model.model.frozen import FrozenEncoders
+from climb_model.prepare import prepare
+from climb_model.sharing import load_shared
+from configs.errors import UserError
+from configs.load import settings_from_file, settings_hash
+from configs.schema import Settings
+
+SHARED = "shared.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Zero-shot diagnosis of a run on one folder."""
+
+    site: str
+    exams: int
+    notices: tuple[str, ...]
+    rows: tuple[AucRow, ...]
+    mean: float | None
+    """Over the findings whose AUC is defined."""
+
+    interval: tuple[float | None, float | None]
+    """95 % interval of the mean."""
+
+    undefined: tuple[str, ...]
+    """Findings without a positive or without a negative exam."""
+
+
+def evaluate(run: Path, data: Path, weights: Path | None) -> Evaluation:
+    """Measure a run's shared weights on the exams of the split that its settings name.
+
+    Args:
+        run: a run folder with `config.yaml` and `shared.safetensors`.
+        data: a folder of exams with findings; reports are not opened.
+        weights: folder of the frozen encoders' model folders; None takes the hub or what is built in.
+
+    Raises:
+        UserError: if the run is not finished, or its settings, its tensors or one of the frozen
+            encoders here differ from those it was trained with.
+        DataError: if the exams cannot be used.
+    """
+    settings = settings_from_file(run / "config.yaml")
+    torch.set_num_threads(settings.training.num_threads)
+    tensors, metadata = _read_shared(run / SHARED)
+    _check_settings(metadata, settings, run)
+    frozen = FrozenEncoders.load(settings, weights)
+    check_fingerprint(_recorded_fingerprint(metadata, run), frozen.fingerprint)
+    model = build_model(settings)
+    load_shared(model, tensors, sender=str(run / SHARED))
+    site = read_site(
+        data,
+        need_reports=False,
+        need_findings=True,
+        sequences=settings.data.sequences,
+        findings=settings.evaluation.findings,
+    )
+    with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as scratch:
+        exams = prepare(site, settings.evaluation.split, frozen, settings, Path(scratch))
+        found = zero_shot(model, exams, frozen.text, settings)
+    draws, seed = settings.evaluation.bootstrap, settings.seed
+    rows = auc_table(found.scores, found.labels, found.patients, found.findings, draws=draws, seed=seed)
+    mean, undefined = mean_auc(rows)
+    return Evaluation(
+        site=site.name,
+        exams=exams.num_exams,
+        notices=exams.notices,
+        rows=rows,
+        mean=mean,
+        interval=mean_auc_interval(found.scores, found.labels, found.patients, draws=draws, seed=seed),
+        undefined=undefined,
+    )
+
+
+def check_fingerprint(trained: dict[str, str], here: dict[str, str]) -> None:
+    """Compare the frozen encoders of a run with those of this machine.
+
+    Raises:
+        UserError: naming every part that differs.
+    """
+    parts = sorted(set(trained) | set(here))
+    different = [part for part in parts if trained.get(part) != here.get(part)]
+    if different:
+        told = "; ".join(
+            f"{part}: {_short(trained.get(part))} then, {_short(here.get(part))} here" for part in different
+        )
+        raise UserError(f"the run was trained with other frozen parts ({told})")
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "none"
+
+
+def _read_shared(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: a run writes it when it has finished")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in sorted(file.keys())}
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError:
+        raise UserError(f"{path} is damaged or no safetensors file") from None
+
+
+def _check_settings(metadata: dict[str, str], settings: Settings, run: Path) -> None:
+    written, here = metadata.get("config_hash", "none"), settings_hash(settings)
+    if written != here:
+        raise UserError(
+            f"{run / SHARED} was trained with settings {written}, {run / 'config.yaml'} holds settings {here}"
+        )
+
+
+def _recorded_fingerprint(metadata: dict[str, str], run: Path) -> dict[str, str]:
+    try:
+        recorded = json.loads(metadata.get("fingerprint", ""))
+    except ValueError:
+        recorded = None
+    if not isinstance(recorded, dict):
+        raise UserError(f"{run / SHARED} does not say which frozen encoders it was trained with")
+    return {str(part): str(digest) for part, digest in cast(dict[object, object], recorded).items()}
+
+
+def to_text(evaluation: Evaluation) -> str:
+    """Findings with their AUC and 95 % interval, then the mean."""
+    width = max(len(row.finding) for row in evaluation.rows)
+    lines = [f"{evaluation.exams} exams of {evaluation.site}", *evaluation.notices, ""]
+    lines.append(f"{'finding'.ljust(width)}    AUC   95 % interval  positives  negatives")
+    for row in evaluation.rows:
+        lines.append(
+            f"{row.finding.ljust(width)}  {_number(row.auc)}  {_interval(row.ci_low, row.ci_high)}"
+            f"  {row.positives:9d}  {row.negatives:9d}"
+        )
+    lines.append(f"{'mean'.ljust(width)}  {_number(evaluation.mean)}  {_interval(*evaluation.interval)}")
+    if evaluation.undefined:
+        lines.append(f"without a positive or a negative exam: {', '.join(evaluation.undefined)}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "  -  " if value is None else f"{value:.3f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return " " * 13 if low is None or high is None else f"{low:.3f} - {high:.3f}"
