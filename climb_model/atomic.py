@@ -1,0 +1,32 @@
+"""Files that are whole or absent, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_UNFINISHED = ".unfinished"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file that readers see as a whole or not at all, also across a power cut.
+
+    A temporary neighbour is written and synced, then renamed over `path`, then the folder is synced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_atomic` of UTF-8 text."""
+    write_atomic(path, text.encode("utf-8"))

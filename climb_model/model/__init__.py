@@ -1,0 +1,1 @@
+"""The CLIMB model: frozen encoders, the shared fusion transformer and its losses."""

@@ -1,0 +1,66 @@
+"""The shared transformer that turns slice tokens or report tokens into one unit vector."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from x_transformers import Encoder
+
+from configs.schema import FusionConfig
+
+
+class Fusion(nn.Module):
+    """x-transformers `Encoder` with a class token right behind the last real token.
+
+    Bidirectional, pre-norm, rotary positions given explicitly, no bias in the feed-forward. The
+    class token stands behind the last *real* token and padding is masked, so neither padding nor
+    the other exams of a batch change an exam's result.
+    """
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.width = config.width
+        self.layers = Encoder(
+            dim=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            attn_dim_head=config.head_width,
+            ff_mult=config.ff_mult,
+            ff_no_bias=True,
+            rotary_pos_emb=True,
+            rotary_emb_dim=config.rotary_width,
+            attn_flash=True,
+            attn_dropout=config.dropout,
+            ff_dropout=config.dropout,
+        )
+        self.class_token = nn.Parameter(torch.empty(config.width).normal_(std=0.02))
+        self.projection = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "exam token dim"],
+        present: Bool[Tensor, "exam token"],
+        index: Int[Tensor, "exam token"],
+        class_index: Int[Tensor, " exam"],
+    ) -> tuple[Float[Tensor, "exam dim"], Float[Tensor, "exam token+1 dim"]]:
+        """Fuse one modality's tokens.
+
+        Args:
+            tokens: token values; those not present are ignored.
+            present: True where a token is real.
+            index: rotary position of each token, unchanged by masking.
+            class_index: rotary position of the class token.
+
+        Returns:
+            Unit-length embeddings, and the states of all tokens with the class token last.
+        """
+        num_exams = tokens.shape[0]
+        class_token = self.class_token.to(tokens.dtype).expand(num_exams, 1, self.width)
+        states = self.layers(
+            torch.cat([tokens.masked_fill(~present[..., None], 0.0), class_token], dim=1),
+            mask=torch.cat([present, present.new_ones(num_exams, 1)], dim=1),
+            pos=torch.cat([index, class_index[:, None]], dim=1),
+        )
+        return F.normalize(self.projection(states[:, -1]).float(), dim=-1), states

@@ -1,0 +1,181 @@
+"""Frozen report encoders: German text in, token vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from climb_model.data.exam import DataError
+from climb_model.model.climb import ReportTokens
+from climb_model.model.weights import fingerprint, load_failure, weights_source
+from configs.schema import BUILTIN_GERMAN, TextConfig
+
+BERT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+GERMAN_TOKENIZER = Path(__file__).parents[1] / "data" / "german_tokenizer.json"
+BUILTIN_SEED = 20250701
+UNKNOWN = "[UNK]"
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as piece numbers, without special tokens."""
+
+    pieces: tuple[int, ...]
+    num_unknown: int
+
+
+class ReportEncoder:
+    """Tokenizer and frozen tables, and for `encoder` all layers of a BERT.
+
+    A text is encoded alone and unpadded, so its vectors cannot depend on the batch it is in.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        tokenizer: Tokenizer,
+        words: Float[Tensor, "piece dim"],
+        positions: Float[Tensor, "position dim"],
+        bert: torch.nn.Module | None,
+        tensors_fingerprint: str,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.words = words
+        self.positions = positions
+        self.bert = bert
+        self.fingerprint = tensors_fingerprint
+        self.tokenizer_fingerprint = fingerprint({}, {"tokenizer": tokenizer.to_str()})
+        self.max_tokens = min(config.max_tokens, len(positions)) - (0 if bert is None else 2)
+        unknown = tokenizer.token_to_id(UNKNOWN)
+        if unknown is None:
+            unknown = tokenizer.token_to_id("<unk>")
+        self.unknown = unknown
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    def tokenize(self, text: str) -> TokenizedText:
+        """Piece numbers of a text, at most `max_tokens`."""
+        pieces = self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens]
+        return TokenizedText(tuple(pieces), sum(piece == self.unknown for piece in pieces))
+
+    def probe(self, prompts: Sequence[str]) -> None:
+        """Refuse a tokenizer that does not know the words of the prompts.
+
+        A tokenizer that failed to load answers with unknown tokens only, in silence.
+        """
+        for prompt in prompts:
+            text = self.tokenize(prompt)
+            if text.num_unknown or not text.pieces:
+                raise DataError(
+                    f"tokenizer of '{self.config.weights}': prompt '{prompt}' has {text.num_unknown} unknown "
+                    f"tokens of {len(text.pieces)}, wanted none",
+                    f"the tokenizer of '{self.config.weights}' does not know the prompts",
+                )
+
+    @torch.no_grad()
+    def vectors(self, pieces: tuple[int, ...]) -> Float[Tensor, "token dim"]:
+        """Frozen vectors of one text, float32."""
+        if self.bert is None:
+            ids = torch.tensor(pieces, dtype=torch.long)
+            return self.words[ids] + self.positions[: len(ids)]
+        if pieces not in self._kept:
+            first, last = (self.tokenizer.token_to_id(sign) for sign in bert_ends(self.tokenizer))
+            ids = torch.tensor([[first, *pieces, last]])
+            self._kept[pieces] = self.bert(input_ids=ids).last_hidden_state[0, 1:-1].clone()
+        return self._kept[pieces]
+
+    def batch(self, texts: Sequence[tuple[int, ...]]) -> ReportTokens:
+        """Padded vectors of several texts, with the mask of what is real."""
+        vectors = [self.vectors(pieces) for pieces in texts]
+        present = torch.zeros(len(texts), max(map(len, vectors)), dtype=torch.bool)
+        for row, value in zip(present, vectors, strict=True):
+            row[: len(value)] = True
+        return ReportTokens(torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True), present)
+
+
+def bert_ends(tokenizer: Tokenizer) -> tuple[str, str]:
+    """The signs a BERT or XLM-R tokenizer puts around a text."""
+    return ("[CLS]", "[SEP]") if tokenizer.token_to_id("[CLS]") is not None else ("<s>", "</s>")
+
+
+def load_text(config: TextConfig, weights: Path | None) -> ReportEncoder:
+    """The report encoder that the settings name; there is no fallback to another one."""
+    return builtin_german(config) if config.weights == BUILTIN_GERMAN else load_bert(config, weights)
+
+
+def builtin_german(config: TextConfig) -> ReportEncoder:
+    """The demo's tables: seeded random word vectors over a small German vocabulary, sine positions."""
+    if config.kind != "embeddings":
+        raise DataError(
+            f"model.text.kind '{config.kind}' needs a BERT; '{BUILTIN_GERMAN}' has tables only",
+            f"'{BUILTIN_GERMAN}' has no encoder",
+        )
+    tokenizer = Tokenizer.from_file(str(GERMAN_TOKENIZER))
+    words = stem_vectors(tokenizer, config.width)
+    place = torch.arange(config.max_tokens)[:, None]
+    rate = 10_000.0 ** (-torch.arange(0, config.width, 2)[None, :] / config.width)
+    positions = 0.1 * torch.stack([(place * rate).sin(), (place * rate).cos()], dim=-1).flatten(1)
+    positions = positions[:, : config.width]
+    tensors = {"words": words, "positions": positions}
+    return ReportEncoder(
+        config, tokenizer, words, positions, None, fingerprint(tensors, {"text": BUILTIN_GERMAN})
+    )
+
+
+def stem_vectors(tokenizer: Tokenizer, width: int) -> Float[Tensor, "piece dim"]:
+    """Seeded random vectors; `karzinom` and `##karzinom` share one, as words of one stem do in a trained table."""
+    generator = torch.Generator().manual_seed(BUILTIN_SEED)
+    drawn = torch.randn(tokenizer.get_vocab_size(), width, generator=generator)
+    vocabulary = tokenizer.get_vocab()
+    stems = {piece: vocabulary.get(piece.removeprefix("##"), number) for piece, number in vocabulary.items()}
+    order = [stems[piece] for piece, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
+    return drawn[torch.tensor(order)]
+
+
+def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
+    """A BERT by hub name or from a local folder: its tables, or all of it, frozen in float32."""
+    from transformers import AutoTokenizer, BertModel
+
+    source = weights_source(config.weights, weights, BERT_FILES)
+    local = weights is not None
+    try:
+        bert, loading = BertModel.from_pretrained(
+            source, dtype=torch.float32, local_files_only=local, add_pooling_layer=False, output_loading_info=True
+        )
+        fast = AutoTokenizer.from_pretrained(source, local_files_only=local, use_fast=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise load_failure(config.weights, error) from None
+    if loading["missing_keys"]:
+        lost = sorted(loading["missing_keys"])
+        raise DataError(
+            f"weights: '{config.weights}' lacks {len(lost)} tensors, first '{lost[0]}'",
+            f"weights of '{config.weights}' are incomplete",
+        )
+    if bert.config.hidden_size != config.width:
+        raise DataError(
+            f"weights: '{config.weights}' is {bert.config.hidden_size} wide, model.text.width is {config.width}",
+            f"weights of '{config.weights}' have another width",
+        )
+    tokenizer: Tokenizer = fast.backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    words = bert.embeddings.word_embeddings.weight.detach()
+    positions = bert.embeddings.position_embeddings.weight.detach()
+    if tokenizer.get_vocab_size() > len(words):
+        raise DataError(
+            f"weights: '{config.weights}' has {tokenizer.get_vocab_size()} pieces but {len(words)} word vectors",
+            f"tokenizer and weights of '{config.weights}' do not belong together",
+        )
+    whole = config.kind == "encoder"
+    bert = bert.eval().requires_grad_(False)
+    frozen = bert.state_dict() if whole else {"words": words, "positions": positions}
+    facts = {"text": "bert", "kind": config.kind, "config": bert.config.to_diff_dict() if whole else {}}
+    facts["config"].pop("_name_or_path", None)
+    return ReportEncoder(config, tokenizer, words, positions, bert if whole else None, fingerprint(frozen, facts))

@@ -1,0 +1,59 @@
+"""Where frozen weights come from, and the hash that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from climb_model.data.exam import DataError
+
+
+def weights_source(name: str, weights: Path | None, needed: tuple[str, ...]) -> str | Path:
+    """The folder or hub name to load `name` from.
+
+    Args:
+        name: hub name such as `facebook/dinov2-small`, or the name of a folder.
+        weights: this machine's folder of model folders; None loads from the hub or its local cache.
+        needed: files that a complete model folder holds.
+
+    Raises:
+        DataError: if the folder or one of its files is missing. The hub is then not asked instead.
+    """
+    if weights is None:
+        return name
+    folder = weights / name.rsplit("/", 1)[-1]
+    if not folder.is_dir():
+        raise DataError(
+            f"weights: wanted a folder '{folder.name}' for '{name}' in {weights}, there is none",
+            f"weights of '{name}' are missing",
+        )
+    missing = [file for file in needed if not (folder / file).is_file()]
+    if missing:
+        raise DataError(
+            f"weights: {folder} lacks {', '.join(missing)}", f"weights of '{name}' lack {', '.join(missing)}"
+        )
+    return folder
+
+
+def load_failure(name: str, error: Exception) -> DataError:
+    """One line for weights that exist but cannot be loaded."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return DataError(
+        f"weights: '{name}' cannot be loaded: {reason}", f"weights of '{name}' cannot be loaded"
+    )
+
+
+def fingerprint(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> str:
+    """SHA-256 over sorted (name, shape, stored bytes) of frozen tensors and sorted facts."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else str(value.item()).encode())
+    digest.update(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()

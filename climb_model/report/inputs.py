@@ -1,0 +1,220 @@
+"""What the report reads of a run folder, checked; every fault is one line naming the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from climb_model.runs import RoundRecord
+from configs.errors import UserError
+from configs.load import settings_from_file, settings_hash
+from configs.schema import Settings
+
+PREDICTION_COLUMNS = ["uid", "patient", "finding", "label", "score"]
+
+
+class ReportError(UserError):
+    """A run folder of which no report can be made; one line naming the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The server's own exams at the end of the run. Who they belong to is only counted."""
+
+    num_exams: int
+    num_patients: int
+    labels: dict[str, np.ndarray] = field(repr=False)
+    """Finding to (exam,) 1, 0, or nan for unknown."""
+
+    scores: dict[str, np.ndarray] = field(repr=False)
+    """Finding to (exam,) scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AucEntry:
+    """A line of the summary's AUC table."""
+
+    auc: float | None
+    ci_low: float | None
+    ci_high: float | None
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """A finished run."""
+
+    settings: Settings
+    settings_text: str
+    history: tuple[RoundRecord, ...]
+    summary: dict[str, object]
+    table: dict[str, AucEntry]
+    predictions: Predictions
+    shared: dict[str, tuple[int, ...]]
+    """Name to shape of each tensor that travelled; empty if the run kept no `shared.safetensors`."""
+
+    @property
+    def study(self) -> str:
+        """Name of the study, or nothing."""
+        return str(self.summary.get("study") or "")
+
+
+def read_run(run: Path) -> RunInputs:
+    """Read and check `config.yaml`, `history.jsonl`, `summary.json` and `predictions.csv`.
+
+    Raises:
+        ReportError: if one is missing, broken, or of another run than the rest.
+        SettingsError: if `config.yaml` holds no possible settings.
+    """
+    settings_text = _text(run / "config.yaml")
+    settings = settings_from_file(run / "config.yaml")
+    summary = _object(run / "summary.json", _text(run / "summary.json"))
+    wanted, got = settings_hash(settings), summary.get("config_hash", settings_hash(settings))
+    if got != wanted:
+        raise ReportError(f"{run / 'summary.json'} belongs to settings {got}, config.yaml holds {wanted}")
+    table = _table(run / "summary.json", summary)
+    return RunInputs(
+        settings=settings,
+        settings_text=settings_text,
+        history=_history(run / "history.jsonl"),
+        summary=summary,
+        table=table,
+        predictions=_predictions(run / "predictions.csv", list(table)),
+        shared=_shared(run / "shared.safetensors"),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ReportError(f"{path} is not UTF-8 text") from None
+
+
+def _object(what: Path | str, text: str) -> dict[str, object]:
+    try:
+        values = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise ReportError(f"{what} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ReportError(f"{what} must be a JSON object, got a {type(values).__name__}")
+    return cast(dict[str, object], values)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _history(path: Path) -> tuple[RoundRecord, ...]:
+    records: list[RoundRecord] = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        where = f"{path} line {number}"
+        values = _object(where, line)
+        try:
+            record = RoundRecord.from_json(values)
+            _number(where, record.round, record.seconds, record.global_step)
+            _number(where, *(value for value in (record.mean_auc, *record.auc.values()) if value is not None))
+            for site in record.sites.values():
+                _number(where, site.exams, site.steps, site.loss, site.seconds)
+                _number(where, site.bytes_up, site.bytes_down)
+            reasons = [entry["site"] + entry["reason"] for entry in record.rejected]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ReportError(f"{where} is no round of a history: {_told(error)}") from None
+        assert len(reasons) == len(record.rejected)
+        records.append(record)
+    if not records:
+        raise ReportError(f"{path} holds no round")
+    return tuple(records)
+
+
+def _table(path: Path, summary: Mapping[str, object]) -> dict[str, AucEntry]:
+    try:
+        _number(path, summary["seconds"], summary["rounds"])
+        for key in ("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"):
+            if summary.get(key) is not None:
+                _number(path, summary[key])
+        _number(path, *cast(Mapping[str, object], summary["exams"]).values())
+        rows = cast(Mapping[str, Mapping[str, object]], summary["auc_table"])
+        table = {finding: AucEntry(**row) for finding, row in rows.items()}  # type: ignore[arg-type]
+        for entry in table.values():
+            values = (entry.auc, entry.ci_low, entry.ci_high)
+            _number(path, entry.positives, entry.negatives, *(v for v in values if v is not None))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} is no summary of a run: {_told(error)}") from None
+    return table
+
+
+def _predictions(path: Path, findings: list[str]) -> Predictions:
+    rows = list(csv.reader(_text(path).splitlines()))
+    if not rows or rows[0] != PREDICTION_COLUMNS:
+        raise ReportError(f"{path} must begin with the line {','.join(PREDICTION_COLUMNS)}")
+    cells: dict[tuple[str, str], tuple[float, float]] = {}
+    patients: set[str] = set()
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(PREDICTION_COLUMNS) or row[3] not in ("", "0", "1"):
+            raise ReportError(
+                f"{path} line {number} must hold {', '.join(PREDICTION_COLUMNS)}; label 0, 1 or empty"
+            )
+        uid, patient, finding, label, score = row
+        if finding not in findings or (uid, finding) in cells:
+            raise ReportError(
+                f"{path} line {number} has a finding twice, or one that summary.json does not know"
+            )
+        patients.add(patient)
+        cells[uid, finding] = (math.nan if label == "" else float(label), _score(path, number, score))
+    uids = list(dict.fromkeys(uid for uid, _ in cells))
+    if len(cells) != len(uids) * len(findings):
+        raise ReportError(
+            f"{path} must hold every finding of every exam: {len(uids)} x {len(findings)} lines"
+        )
+    columns = {
+        finding: np.array([cells[uid, finding] for uid in uids]).reshape(-1, 2) for finding in findings
+    }
+    return Predictions(
+        num_exams=len(uids),
+        num_patients=len(patients),
+        labels={finding: column[:, 0] for finding, column in columns.items()},
+        scores={finding: column[:, 1] for finding, column in columns.items()},
+    )
+
+
+def _score(path: Path, number: int, text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ReportError(f"{path} line {number} must hold a finite score, got {text!r}")
+    return score
+
+
+def _shared(path: Path) -> dict[str, tuple[int, ...]]:
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="np") as file:
+            names = sorted(cast(list[str], list(file.keys())))
+            return {name: tuple(cast(list[int], file.get_slice(name).get_shape())) for name in names}
+    except (SafetensorError, OSError):
+        raise ReportError(f"{path} is damaged or no safetensors file") from None
+
+
+def _number(where: Path | str, *values: object) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ReportError(f"{where} must hold a number, got {ascii(value)[:40]}")
+
+
+def _told(error: KeyError | TypeError | AttributeError) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())

@@ -1,0 +1,71 @@
+"""A finished run in words: the table of findings, and what it is compared with."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import cast
+
+NOT_A_DEVICE = "Research use, not a medical device."
+
+
+def printable(text: str) -> str:
+    """The text without line breaks and control codes, which a peer's words could hold."""
+    return "".join(" " if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp") else sign for sign in text)
+
+
+def auc_text(value: float | None) -> str:
+    """Three decimals, or the word for a finding without positive or negative exams."""
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """`[0.700, 0.812]`, or nothing where there is no interval."""
+    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def result_lines(summary: Mapping[str, object]) -> list[str]:
+    """The final table: AUC with its interval over patients for each finding, then the mean.
+
+    Args:
+        summary: as in `summary.json`.
+    """
+    table = cast(Mapping[str, Mapping[str, float | None]], summary["auc_table"])
+    width = max([len("mean of all findings"), *(len(printable(finding)) for finding in table)])
+    lines = [f"{'finding':<{width}}  {'AUC':>9}  {'95 % interval':^16}  {'positive':>8}  {'negative':>8}"]
+    lines.append("-" * len(lines[0]))
+    for finding, row in table.items():
+        interval = interval_text(row["ci_low"], row["ci_high"])
+        lines.append(
+            f"{printable(finding):<{width}}  {auc_text(row['auc']):>9}  {interval:^16}  "
+            f"{row['positives']:>8}  {row['negatives']:>8}"
+        )
+    lines.append(lines[1])
+    undefined = [finding for finding, row in table.items() if row["auc"] is None]
+    label = "mean of the defined" if undefined else "mean of all findings"
+    mean = cast("float | None", summary["mean_auc"])
+    low, high = mean_interval(summary)
+    lines.append(f"{label:<{width}}  {auc_text(mean):>9}  {interval_text(low, high):^16}".rstrip())
+    if undefined:
+        lines.append(f"undefined, without positive or negative exams: {printable(', '.join(undefined))}")
+    return [*lines, *comparison_lines(summary), NOT_A_DEVICE]
+
+
+def mean_interval(summary: Mapping[str, object]) -> tuple[float | None, float | None]:
+    """Interval of the mean AUC, if the run recorded one."""
+    low, high = summary.get("mean_auc_ci_low"), summary.get("mean_auc_ci_high")
+    return cast("float | None", low), cast("float | None", high)
+
+
+def comparison_lines(summary: Mapping[str, object]) -> list[str]:
+    """What the mean is to be held against; nothing if the run has no comparison."""
+    comparison = cast(Mapping[str, object], summary.get("comparison") or {})
+    lines: list[str] = []
+    best = cast("Mapping[str, object] | None", comparison.get("best_site"))
+    if best is not None:
+        name, mean = printable(str(best["name"])), cast("float | None", best["mean_auc"])
+        lines.append(f"best single site, trained alone for the same steps ({name}): {auc_text(mean)}")
+    ceiling = cast("float | None", comparison.get("supervised_ceiling"))
+    if ceiling is not None:
+        lines.append(f"supervised ceiling, trained on labels of all sites: {auc_text(ceiling)}")
+    return lines

@@ -1,0 +1,231 @@
+"""The run folder: what a study leaves on disk, the same from simulation, server and local training."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from climb_model.atomic import write_atomic, write_text_atomic
+from configs.errors import UserError
+from configs.load import settings_from_file, settings_hash, to_yaml
+from configs.schema import Settings
+
+NAME_PATTERN = re.compile(r"\w[\w.\-]{0,63}")
+"""Names of studies and sites: they become names of folders and of TensorBoard's curves."""
+
+
+class RunError(UserError):
+    """A run that cannot start, go on or be read; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRound:
+    """One site's part of one round, as its sound reply said and the server measured."""
+
+    exams: int
+    """Training exams: the weight of the reply."""
+
+    steps: int
+    loss: float
+    """Mean training loss of the round, in nats."""
+
+    seconds: float
+    bytes_up: int
+    """Size of the reply (site to server) in bytes."""
+
+    bytes_down: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """A line of `history.jsonl`. Round 0 is the state before training."""
+
+    round: int
+    seconds: float
+    global_step: int
+    sites: dict[str, SiteRound] = field(default_factory=dict[str, SiteRound])
+    mean_auc: float | None = None
+    """Over the findings whose AUC is defined on the server's own exams."""
+
+    auc: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+    rejected: tuple[dict[str, str], ...] = ()
+    """`site` and `reason` of each reply that was dropped; round 0: of each site that was not admitted."""
+
+    def to_json(self) -> dict[str, object]:
+        """The record as JSON's types."""
+        return {**dataclasses.asdict(self), "rejected": [dict(entry) for entry in self.rejected]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> RoundRecord:
+        """The record that `to_json` gave."""
+        sites = cast(Mapping[str, Mapping[str, object]], values["sites"])
+        rest = {key: value for key, value in values.items() if key not in ("sites", "rejected")}
+        return cls(
+            **rest,  # type: ignore[arg-type]
+            sites={name: SiteRound(**site) for name, site in sites.items()},  # type: ignore[arg-type]
+            rejected=tuple(cast(Sequence[dict[str, str]], values["rejected"])),
+        )
+
+
+@runtime_checkable
+class RunObserver(Protocol):
+    """Who watches a run. Callbacks come from the thread that trains; they must not raise."""
+
+    def started(self, settings: Settings, sites: Mapping[str, int]) -> None:
+        """The admitted sites and their training exams are known."""
+
+    def preparing(self, site: str, done: int, total: int) -> None:
+        """A site has computed the slice tokens of so many exams."""
+
+    def site_progress(self, site: str, round: int, step: int, steps: int, loss: float) -> None:
+        """A site has taken a training step."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """A round is averaged, evaluated and on disk; round 0 first."""
+
+    def finished(self, summary: Mapping[str, object]) -> None:
+        """The run is complete."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run; `docs/architecture.md` lists them."""
+
+    path: Path
+    study: str
+    settings: Settings
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, study: str) -> RunFolder:
+        """Begin a new run.
+
+        Raises:
+            RunError: if the folder already holds a run, or the study has no usable name.
+        """
+        check_name("study", study)
+        if (path / "run.json").exists():
+            raise RunError(f"{path} already holds a run: go on with --resume, or choose another --out")
+        write_text_atomic(path / "config.yaml", to_yaml(settings))
+        write_text_atomic(path / "run.json", _dumps({"study": study, "settings": settings_hash(settings)}))
+        return cls(path, study, settings)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run that `create` began.
+
+        Raises:
+            RunError: if there is none, or its settings were changed by hand.
+        """
+        marker = path / "run.json"
+        if not marker.is_file():
+            raise RunError(f"{path} is no run folder: it has no run.json")
+        values = json.loads(marker.read_text("utf-8"))
+        settings = settings_from_file(path / "config.yaml")
+        if settings_hash(settings) != values["settings"]:
+            raise RunError(
+                f"{path / 'config.yaml'} was changed after the run began (settings "
+                f"{values['settings']} then, {settings_hash(settings)} now): start a new run with --out"
+            )
+        return cls(path, values["study"], settings)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the server's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def central(self) -> Path:
+        """Scratch for the slice tokens of the server's own exams."""
+        return self.path / "central"
+
+    def site(self, name: str) -> Path:
+        """Simulation only: private folder of one virtual site."""
+        return self.path / "sites" / name
+
+    def history(self) -> list[RoundRecord]:
+        """The rounds on disk so far, from round 0."""
+        file = self.path / "history.jsonl"
+        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        return [RoundRecord.from_json(json.loads(line)) for line in lines]
+
+    def write_history(self, history: Sequence[RoundRecord]) -> None:
+        """Replace the history as a whole."""
+        lines = [json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) for record in history]
+        write_text_atomic(self.path / "history.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write what the run ended with; its presence says that the run is complete."""
+        write_text_atomic(self.path / "summary.json", _dumps(summary))
+
+    def summary(self) -> dict[str, object] | None:
+        """What the run ended with, or None while it has not ended."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+    def write_predictions(
+        self,
+        uids: Sequence[str],
+        patients: Sequence[str],
+        findings: Sequence[str],
+        labels: np.ndarray,
+        scores: np.ndarray,
+    ) -> None:
+        """Write `predictions.csv` of the server's own exams: one line an exam and finding.
+
+        Args:
+            labels: (exam, finding) 1, 0, or nan for unknown, which is written as an empty cell.
+            scores: (exam, finding) the higher, the more likely present.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["uid", "patient", "finding", "label", "score"])
+        for row, (uid, patient) in enumerate(zip(uids, patients, strict=True)):
+            for column, finding in enumerate(findings):
+                label = float(labels[row, column])
+                writer.writerow(
+                    [
+                        uid,
+                        patient,
+                        finding,
+                        "" if np.isnan(label) else int(label),
+                        repr(float(scores[row, column])),
+                    ]
+                )
+        write_text_atomic(self.path / "predictions.csv", text.getvalue())
+
+    def write_shared(self, tensors: Mapping[str, Tensor], round: int, fingerprint: Mapping[str, str]) -> None:
+        """Write the final shared weights with what is needed to use them."""
+        metadata = {
+            "round": str(round),
+            "config_hash": settings_hash(self.settings),
+            "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
+        }
+        write_atomic(self.path / "shared.safetensors", safetensors_bytes(dict(tensors), metadata))
+
+
+def check_name(kind: str, name: object) -> str:
+    """A study's or site's name, if it can be a folder's name.
+
+    Raises:
+        RunError: otherwise; the name itself is shown shortened and escaped.
+    """
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise RunError(
+            f"a {kind} is named with 1 to 64 letters, digits, '_', '-' and '.', got {ascii(name)[:40]}"
+        )
+    return name
+
+
+def _dumps(values: Mapping[str, object]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,143 @@
+"""A round of local training: the full model, on this site's exams and reports."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from climb_model.model.climb import ClimbModel, ImageTokens, ReportTokens
+from climb_model.model.losses import contrastive_loss, pair_masks
+from climb_model.model.text import ReportEncoder
+from climb_model.prepare import ExamSet
+from climb_model.training.batches import plan_round, round_seed
+from climb_model.training.schedule import learning_rate
+from configs.errors import UserError
+from configs.schema import Settings, TrainingConfig
+
+OptimizerState = dict[str, Any]
+NO_DECAY = ("gamma", "beta", "bias", "slice_positions", "class_token", "log_scale")
+"""Norms, embeddings and the temperature: weight decay has no business there."""
+
+
+class TrainingError(UserError):
+    """Training that cannot go on; the message names site and step and holds no data."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What one round of local training was."""
+
+    num_exams: int
+    num_steps: int
+    loss: float
+    """Mean over the round's steps, in nats."""
+    seconds: float
+
+
+def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) with decay on weight matrices only."""
+    named = sorted(model.named_parameters(), key=lambda item: item[0])
+    free = [value for name, value in named if name.split(".")[-1] in NO_DECAY or name.split(".")[0] in NO_DECAY]
+    decayed = [value for _, value in named if all(value is not other for other in free)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def train_round(
+    model: ClimbModel,
+    optimizer_state: OptimizerState | None,
+    exams: ExamSet,
+    reports: ReportEncoder,
+    settings: Settings,
+    *,
+    round: int,
+    global_step: int,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> tuple[TrainReport, OptimizerState]:
+    """Train one round in place.
+
+    All randomness comes from (seed, site, round), so the same call gives the same weights.
+
+    Args:
+        model: changed in place.
+        optimizer_state: AdamW's, as returned by the round before; None starts afresh.
+        global_step: the study's step at the start of this round; decides the learning rate.
+        on_step: called with (step, steps, loss) after each step.
+
+    Returns:
+        The report, and the optimizer's state for the next round.
+
+    Raises:
+        TrainingError: if a loss or gradient is not finite; the model is then not to be used.
+        DataError: with fewer than two patients.
+    """
+    config = settings.training
+    start = time.perf_counter()
+    torch.set_num_threads(config.num_threads)
+    seed = round_seed(settings.seed, exams.site, round)
+    rng = np.random.default_rng(seed)
+    noise = torch.Generator().manual_seed(seed)
+    optimizer = make_optimizer(model, config)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    model.train()
+    plans = list(plan_round(exams, config, exams.kept.index.num_views, rng))
+    total = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout inside the library's layers
+        for step, plan in enumerate(plans, start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, global_step + step - 1)
+            image = perturb(exams.images(plan.exams, plan.views), config, noise)
+            patients = [exams.patients[row] for row in plan.exams]
+            loss = clip_step(model, image, reports.batch(plan.texts), plan.texts, patients, config)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+                raise TrainingError(
+                    f"site '{exams.site}': loss {loss.item()} and gradient norm {norm.item()} "
+                    f"at round {round}, step {step}; wanted finite numbers"
+                )
+            optimizer.step()
+            model.clamp_temperature()
+            total += loss.item()
+            if on_step is not None:
+                on_step(step, len(plans), loss.item())
+    report = TrainReport(exams.num_exams, len(plans), total / len(plans), time.perf_counter() - start)
+    return report, optimizer.state_dict()
+
+
+def clip_step(
+    model: ClimbModel,
+    image: ImageTokens,
+    report: ReportTokens,
+    texts: tuple[tuple[int, ...], ...],
+    patients: list[str],
+    config: TrainingConfig,
+) -> Tensor:
+    """The contrastive loss of one batch; embeddings and loss are float32 in every precision."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        image_vectors = model.embed_image(image).vectors
+        report_vectors = model.embed_report(report).vectors
+    positive, allowed = pair_masks(texts, patients)
+    return contrastive_loss(image_vectors, report_vectors, model.log_scale, positive, allowed)
+
+
+def perturb(image: ImageTokens, config: TrainingConfig, noise: torch.Generator) -> ImageTokens:
+    """Hide random slices and add noise to the rest, as the settings say."""
+    tokens, present = image.tokens, image.present
+    if config.token_noise:
+        spread = tokens[present].std()
+        tokens = tokens + config.token_noise * spread * torch.randn(tokens.shape, generator=noise)
+    if config.slice_dropout:
+        hidden = torch.rand(present.shape, generator=noise) < config.slice_dropout
+        present = present & ~(hidden & (present & ~hidden).any(dim=1, keepdim=True))
+    return ImageTokens(tokens, present)

@@ -1,0 +1,342 @@
+"""The report page: whole, self-contained, escaped, and strict about the run folder it is made of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from climb_model.evaluation.statistics import auc_table, mean_auc, mean_auc_interval
+from climb_model.report.charts import Frame, Line, line_chart, roc_chart, spread, ticks
+from climb_model.report.html import Html, join, tag
+from climb_model.report.page import write_report
+from climb_model.runs import RoundRecord, RunFolder, SiteRound
+from configs.load import load_settings, settings_hash
+
+MakeRun = Callable[..., Path]
+EVIL = '<script>alert("x")</script>'
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A small finished run, as the server leaves it behind."""
+
+    def make(
+        *,
+        num_rounds: int = 3,
+        sites: tuple[str, ...] = ("Aachen", "Köln"),
+        without_positives: str = "",
+        rejected: tuple[dict[str, str], ...] = (),
+        more: dict[str, object] | None = None,
+    ) -> Path:
+        config = load_settings("climb", [f"federation.num_rounds={num_rounds}"])
+        run = RunFolder.create(tmp_path / "run", config, "erste_Studie")
+        findings = config.evaluation.findings
+        generator = np.random.default_rng(0)
+        labels = (generator.random((60, len(findings))) < 0.3).astype(np.float64)
+        labels[0, 0] = np.nan
+        if without_positives:
+            labels[:, findings.index(without_positives)] = 0
+        scores = np.nan_to_num(labels) + generator.normal(size=labels.shape)
+        patients = [f"patient-{exam // 2}" for exam in range(60)]
+        run.write_predictions([f"uid-{exam}" for exam in range(60)], patients, findings, labels, scores)
+        rows = auc_table(scores, labels, patients, findings, draws=50, seed=0)
+        low, high = mean_auc_interval(scores, labels, patients, draws=50, seed=0)
+        history = [
+            RoundRecord(
+                round=number,
+                seconds=2.0,
+                global_step=10 * number,
+                sites={site: one_site(number) for site in sites} if number else {},
+                mean_auc=0.5 + 0.1 * number,
+                auc={row.finding: None if row.auc is None else 0.5 + 0.1 * number for row in rows},
+                rejected=rejected if number == num_rounds else (),
+            )
+            for number in range(num_rounds + 1)
+        ]
+        run.write_history(history)
+        run.write_shared({"fusion.proj": torch.zeros(8, 4), "log_scale": torch.zeros(())}, 3, {})
+        run.write_summary(
+            {
+                "study": run.study,
+                "rounds": num_rounds,
+                "sites": len(sites),
+                "exams": {site: 140 for site in sites},
+                "mean_auc": mean_auc(rows)[0],
+                "mean_auc_ci_low": low,
+                "mean_auc_ci_high": high,
+                "auc_table": {
+                    row.finding: {
+                        "auc": row.auc,
+                        "ci_low": row.ci_low,
+                        "ci_high": row.ci_high,
+                        "positives": row.positives,
+                        "negatives": row.negatives,
+                    }
+                    for row in rows
+                },
+                "shared_tensors": 2,
+                "shared_parameters": 33,
+                "seconds": 75.0,
+                "engine": "local",
+                "config_hash": settings_hash(config),
+                **(more or {}),
+            }
+        )
+        return run.path
+
+    return make
+
+
+def one_site(number: int) -> SiteRound:
+    return SiteRound(
+        exams=140, steps=10, loss=3.5 - 0.5 * number, seconds=1.0, bytes_up=2_000_000, bytes_down=3_000_000
+    )
+
+
+class Outline(HTMLParser):
+    """Checks that elements are closed as they were opened, and collects names, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.text += f" {data}"
+
+    def close(self) -> None:
+        super().close()
+        assert not self._open
+
+
+def outline(page: Path) -> Outline:
+    parser = Outline()
+    parser.feed(page.read_text("utf-8"))
+    parser.close()
+    return parser
+
+
+def test_the_page_tells_the_run(make_run: MakeRun) -> None:
+    run = make_run(
+        more={"comparison": {"supervised_ceiling": 0.93, "best_site": {"name": "Köln", "mean_auc": 0.6}}}
+    )
+    page = write_report(run)
+    assert page == run / "report.html"
+    read = outline(page)
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    for text in (
+        "CLIMB: erste_Studie",
+        "Research use, not a medical device.",
+        f"0.500 → {summary['mean_auc']:.3f}",
+        f"[{summary['mean_auc_ci_low']:.3f}, {summary['mean_auc_ci_high']:.3f}]",
+        "2.0 MB up, 3.0 MB down",
+        "2 tensors of 33 weights",
+        "1 min 15 s",
+        "of 30 patients",
+        "Radiäre Narbe",
+        "Köln",
+        "supervised ceiling",
+        "best single site (Köln)",
+        "chance",
+        "None: every site was admitted",
+        "8 × 4",
+        "warmup_steps: 1000",
+    ):
+        assert text in read.text
+    for finding, row in summary["auc_table"].items():
+        assert finding in read.text
+        assert f"{row['auc']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in re.sub(
+            r"\s+", " ", read.text
+        )
+        assert f"{row['positives']} / {row['negatives']}" in read.text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(make_run: MakeRun) -> None:
+    page = write_report(make_run())
+    read = outline(page)
+    assert not read.names & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "a",
+        "image",
+    }
+    assert not {name for name in read.attributes if name.startswith("on")}
+    assert not read.attributes & {"src", "href", "style"}
+    text = page.read_text("utf-8")
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
+    assert "default-src &#x27;none&#x27;" in text
+
+
+def test_words_of_peers_and_people_are_escaped(make_run: MakeRun) -> None:
+    run = make_run(
+        sites=("Aachen", EVIL),
+        rejected=({"site": EVIL, "reason": f"'><img src=x onerror=alert(1)>{EVIL}\x1b[31m"},),
+        more={
+            "study": EVIL,
+            "engine": EVIL,
+            "comparison": {"best_site": {"name": EVIL, "mean_auc": 0.6}},
+        },
+    )
+    page = write_report(run)
+    read = outline(page)
+    assert "script" not in read.names
+    assert "img" not in read.names
+    assert "onerror" not in read.attributes
+    assert read.text.count(EVIL) >= 5
+    assert "\x1b" not in page.read_text("utf-8")
+
+
+def test_findings_in_the_settings_are_escaped(make_run: MakeRun) -> None:
+    run = make_run()
+    for name in ("predictions.csv", "summary.json", "history.jsonl"):
+        text = (run / name).read_text("utf-8")
+        (run / name).write_text(text.replace("Zyste", "Z</svg><script>y"), "utf-8")
+    read = outline(write_report(run))
+    assert "script" not in read.names
+    assert "Z</svg><script>y" in read.text
+
+
+def test_nothing_that_identifies_an_exam_is_on_the_page(make_run: MakeRun) -> None:
+    text = write_report(make_run()).read_text("utf-8")
+    assert "uid-" not in text
+    assert "patient-" not in text
+
+
+def test_an_undefined_finding_is_named_and_has_no_curve(make_run: MakeRun) -> None:
+    read = outline(write_report(make_run(without_positives="Zyste")))
+    assert "Undefined, because no exam has it or none is without it: Zyste." in read.text
+    assert "mean of the defined" in read.text
+    assert "undefined: one kind of exam only" in read.text
+
+
+def test_rejected_sites_are_listed_with_their_reason(make_run: MakeRun) -> None:
+    read = outline(write_report(make_run(rejected=({"site": "Bonn", "reason": "the reply is not finite"},))))
+    assert "the reply is not finite" in read.text
+    assert "None: every site" not in read.text
+
+
+def test_many_sites_become_a_median_and_one_round_a_point(make_run: MakeRun) -> None:
+    read = outline(write_report(make_run(num_rounds=1, sites=tuple(f"site{i}" for i in range(12)))))
+    assert "median of 12 sites" in read.text
+
+
+def test_the_same_run_gives_the_same_page(make_run: MakeRun) -> None:
+    run = make_run()
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "history.jsonl", "summary.json", "predictions.csv"])
+def test_a_missing_file_is_named(make_run: MakeRun, name: str) -> None:
+    run = make_run()
+    (run / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name}\S* cannot be read: No such file") as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("history.jsonl", "{", "", r"history.jsonl line 1 is not JSON"),
+        ("history.jsonl", '"loss": 3.0', '"loss": NaN', r"line 2 is not JSON: NaN is no number"),
+        ("history.jsonl", '"seconds"', '"minutes"', r"line 1 is no round of a history"),
+        ("history.jsonl", '"mean_auc": 0.5', '"mean_auc": "good"', r"line 1 "),
+        ("summary.json", "{", "[", r"summary.json is not JSON"),
+        ("summary.json", '"auc_table"', '"table"', r"summary.json is no summary of a run: 'auc_table'"),
+        ("summary.json", '"positives"', '"positive"', r"summary.json is no summary of a run"),
+        ("summary.json", '"config_hash": "', '"config_hash": "f', r"summary.json belongs to settings f"),
+        ("predictions.csv", "uid,", "id,", r"predictions.csv must begin with the line uid,patient"),
+        ("predictions.csv", "Adenose,0,", "Adenose,2,", r"label 0, 1 or empty"),
+        ("predictions.csv", "Adenose,", "Fibroadenom,", r"line 3 has a finding twice"),
+        ("predictions.csv", "uid-1,", "uid-0x,", r"must hold every finding of every exam"),
+        ("config.yaml", "seed: 0", "sed: 0", r"config.yaml"),
+    ],
+)
+def test_a_broken_file_gives_one_line(make_run: MakeRun, name: str, old: str, new: str, message: str) -> None:
+    run = make_run()
+    text = (run / name).read_text("utf-8")
+    assert old in text
+    (run / name).write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(ValueError, match=message) as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_weights_file_is_named(make_run: MakeRun) -> None:
+    run = make_run()
+    (run / "shared.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ValueError, match=r"shared.safetensors is damaged"):
+        write_report(run)
+
+
+def test_text_is_escaped_unless_it_was_made_as_markup() -> None:
+    made = tag("b", {"title": '"<'}, "<i>", tag("i", None, "&"))
+    assert made == '<b title="&quot;&lt;">&lt;i&gt;<i>&amp;</i></b>'
+    assert join(["<", Html("<br>")]) == "&lt;<br>"
+
+
+def test_drawings_are_well_formed_and_put_values_where_they_belong() -> None:
+    frame = Frame(width=100, height=100, left=10, right=10, top=10, bottom=10, x_range=(0, 4), y_range=(0, 1))
+    assert (frame.x(0), frame.x(4), frame.y(0), frame.y(1)) == (10, 90, 90, 10)
+    line = Line(name="a & b", style="c0", points=[(0, 0.0), (1, None), (2, 0.5), (4, 1.0)])
+    drawn = ElementTree.fromstring(line_chart([line], frame, x_label="x", y_label="y", named=True))
+    curve = drawn.find("g[@class='c0']")
+    assert curve is not None
+    assert [found.get("points") for found in curve.findall("polyline")] == ["50.0,50.0 90.0,10.0"]
+    lone = curve.find("circle")
+    assert lone is not None
+    assert (lone.get("cx"), lone.get("cy")) == ("10.0", "90.0")
+    assert ElementTree.fromstring(roc_chart([0, 0, 1], [0, 1, 1], name="<x>")).tag == "svg"
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=30))
+def test_labels_never_overlap_and_keep_their_order(wanted: list[float]) -> None:
+    places = spread(wanted, step=15, low=0, high=300)
+    step = min(15, 300 / max(len(wanted) - 1, 1))
+    ordered = sorted(places)
+    assert all(b - a >= step - 1e-6 for a, b in pairwise(ordered))
+    assert -1e-6 <= ordered[0] <= ordered[-1] <= 300 + 1e-6
+    for i, a in enumerate(wanted):
+        for j, b in enumerate(wanted):
+            assert not (a < b and places[i] > places[j])
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(st.floats(-100, 100), st.floats(1e-3, 1e3), st.integers(2, 12))
+def test_ticks_are_few_and_inside(low: float, width: float, most: int) -> None:
+    found = ticks(low, low + width, most)
+    assert 1 <= len(found) <= most
+    assert all(low - 1e-6 * width <= value <= low + width * (1 + 1e-6) for value in found)
+    assert ticks(0.4, 1.0, 8) == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
