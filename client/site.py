@@ -1,0 +1,114 @@
+"""A hospital's own folders: the only code of the federation that reads local paths."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from climb_model.data.folders import read_site
+from climb_model.encoders import frozen_encoders
+from climb_model.model.frozen import FrozenEncoders
+from climb_model.prepare import ExamSet, prepare
+from climb_model.progress import observer
+from climb_model.runs import check_name
+from configs.errors import UserError
+from configs.schema import Settings
+
+VARIABLE = "CLIMB_SITES"
+"""Environment variable that names a JSON file with the virtual sites of a simulation, sorted by name."""
+
+screen = logging.getLogger("climb.site")
+"""The site's own screen: what is written here never travels."""
+
+
+class SiteError(UserError):
+    """A site that is not set up; for its own screen, since the line may name folders."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital, real or virtual."""
+
+    name: str
+    data: Path = field(repr=False)
+    private: Path = field(repr=False)
+    """Weights, optimizer and slice tokens that stay here."""
+
+    weights: Path | None = field(repr=False)
+
+    def say(self, line: str, *, fault: bool = False) -> None:
+        """Tell the site's own admin: in `site.log` of the private folder, faults also on the screen."""
+        self.private.mkdir(parents=True, exist_ok=True)
+        with (self.private / "site.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} process {os.getpid()}: {line}\n")
+        if fault:
+            screen.error("%s", line)
+
+
+def site_of(node_config: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Site:
+    """The site that a SuperNode's settings name.
+
+    A deployed node and the local engine give `name`, `data`, `private` and, if needed, `weights`.
+    Flower's simulation gives only `partition-id`, an index into the sites of `CLIMB_SITES`.
+
+    Raises:
+        SiteError: if a setting is missing.
+    """
+    if "name" in node_config or "data" in node_config:
+        return _site(node_config)
+    name = (os.environ if environment is None else environment).get(VARIABLE, "")
+    if "partition-id" not in node_config or not name:
+        raise SiteError(
+            f"a site needs --node-config with name, data and private (in a simulation: {VARIABLE})"
+        )
+    try:
+        sites = cast(list[dict[str, object]], json.loads(Path(name).read_text("utf-8")))
+        return _site(sites[int(str(node_config["partition-id"]))])
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise SiteError(f"{VARIABLE}={name} does not describe this site: {error}") from None
+
+
+def exams_of(site: Site, settings: Settings) -> tuple[ExamSet, FrozenEncoders]:
+    """The site's training exams, with slice tokens from its private folder, and the frozen encoders.
+
+    Raises:
+        DataError: if the exams or the encoders' weights cannot be used.
+    """
+    frozen = frozen_encoders(settings, site.weights)
+    data = read_site(
+        site.data,
+        site.name,
+        need_reports=True,
+        need_findings=False,
+        sequences=settings.data.sequences,
+        findings=settings.evaluation.findings,
+    )
+    watcher = observer()
+    exams = prepare(
+        data,
+        "train",
+        frozen,
+        settings,
+        site.private / "tokens",
+        on_exam=lambda done, total: watcher.preparing(site.name, done, total),
+    )
+    return exams, frozen
+
+
+def _site(values: Mapping[str, object]) -> Site:
+    for key in ("name", "data", "private"):
+        if not values.get(key):
+            raise SiteError(f"the site's settings (--node-config) lack '{key}'")
+    weights = values.get("weights")
+    return Site(
+        check_name("site", values["name"]),
+        Path(str(values["data"])),
+        Path(str(values["private"])),
+        Path(str(weights)) if weights else None,
+    )

@@ -1,0 +1,67 @@
+"""Where the server keeps what is its own; these paths never travel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from climb_model.atomic import write_text_atomic
+from climb_model.runs import RunError
+
+VARIABLE = "CLIMB_SERVER"
+"""Environment variable that names a JSON file with the fields of `ServerPlace`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerPlace:
+    """The coordinator's folders and what the coordinator expects."""
+
+    data: Path
+    """ODELIA-layout folder of the server's own exams."""
+
+    run: Path
+    """Run folder, begun by `RunFolder.create`."""
+
+    weights: Path | None = None
+    """Folder of the frozen encoders' weights, if they are not in the tree."""
+
+    num_sites: int | None = None
+    """Sites to wait for before the first exchange; None: as many as `federation.min_sites`."""
+
+    wait_s: float = 600.0
+    """Seconds to wait for them."""
+
+    engine: str = "flower"
+    """Told in the summary."""
+
+
+def read_place(environment: Mapping[str, str] | None = None) -> ServerPlace:
+    """The place that `CLIMB_SERVER` names.
+
+    Raises:
+        RunError: if the variable or the file is missing or says something else.
+    """
+    name = (os.environ if environment is None else environment).get(VARIABLE, "")
+    if not name:
+        raise RunError(f"the server needs {VARIABLE}: the path of a JSON file with 'data' and 'run'")
+    try:
+        values = cast(dict[str, object], json.loads(Path(name).read_text("utf-8")))
+        weights = values.pop("weights", None)
+        return ServerPlace(
+            data=Path(str(values.pop("data"))),
+            run=Path(str(values.pop("run"))),
+            weights=Path(str(weights)) if weights else None,
+            **values,  # type: ignore[arg-type]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{VARIABLE}={name} does not describe the server's place: {error}") from None
+
+
+def write_place(path: Path, place: ServerPlace) -> None:
+    """Write the file that `read_place` reads."""
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(place).items()}
+    write_text_atomic(path, json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,257 @@
+"""A study from the first exchange to the summary, and on from wherever its last process died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from climb_model.model.climb import build_model
+from climb_model.progress import observer
+from climb_model.randomness import derived_seed, own_random_states
+from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound
+from climb_model.scalars import ScalarBoard
+from climb_model.sharing import load_shared, shared_spec, shared_state
+from configs.load import settings_hash
+from configs.schema import Settings
+from server.central import Central, open_central
+from server.hello import Admission, first_exchange
+from server.place import ServerPlace
+from server.summary import finish
+from strategies.checked_grid import CheckedGrid, TooFewReplies, Traffic, told
+from strategies.checks import Limits
+from strategies.fedavg import StreamingFedAvg
+from strategies.moments import read_moments, write_moments
+
+GLOBAL_STEP = "global-step"
+"""Key of the training message's settings, beside Flower's `server-round`."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a round starts from and leaves."""
+
+    round: int
+    global_step: int
+    shared: dict[str, Tensor]
+    history: tuple[RoundRecord, ...]
+
+
+def run_study(
+    grid: Grid, study: str, settings: Settings, place: ServerPlace, strategy: Strategy | None = None
+) -> dict[str, object]:
+    """Run all rounds that are not yet on disk and write the summary.
+
+    Args:
+        strategy: any of Flower's; None is federated averaging with flat memory.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        RunError: if the run folder belongs to another study or other settings, or no site connects.
+        TooFewReplies: if a round had fewer sound replies than `federation.min_sites`. The last
+            checkpoint is kept, and the run can go on from it.
+        DataError: if the server's own exams cannot be used.
+    """
+    run = RunFolder.open(place.run)
+    _check_same("run folder", run.study, settings_hash(run.settings), study, settings)
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is not None:
+        _check_same("checkpoint", checkpoint.study, checkpoint.settings, study, settings)
+        run.write_history(checkpoint.history)
+    central = open_central(run, place.data, place.weights)
+    if checkpoint is not None and checkpoint.round >= settings.federation.num_rounds:
+        return finish(run, central, checkpoint, place.engine)
+    admission = _admit(grid, central, place)
+    observer().started(settings, admission.exams)
+    if checkpoint is None:
+        state = _before_training(central, admission)
+        checkpoint = _save(run, state, admission, {})
+        observer().round_done(state.history[-1])
+    state = State(checkpoint.round, checkpoint.global_step, checkpoint.shared, checkpoint.history)
+    new = tuple(entry for entry in _told(admission) if entry not in state.history[0].rejected)
+    strategy = strategy or StreamingFedAvg(settings.federation.min_sites)
+    write_moments(strategy, checkpoint.server)
+    checked = _checked(grid, admission, settings)
+    with ScalarBoard(run.path / "tensorboard", state.history) as board:
+        while state.round < settings.federation.num_rounds:
+            state = _train(checked, strategy, state, central, new)
+            new = ()
+            checkpoint = _save(run, state, admission, read_moments(strategy))
+            board.add(state.history[-1])
+            observer().round_done(state.history[-1])
+    return finish(run, central, checkpoint, place.engine)
+
+
+def make_evaluate_fn(central: Central) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """Flower's `evaluate_fn(round, arrays)`: the defined AUCs, and their mean as `mean_auc`."""
+    model = build_model(central.settings)
+    names = shared_spec(model)
+
+    def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        load_shared(model, _to_tensors(arrays, names), sender=f"the mean of round {server_round}")
+        mean, aucs = central.aucs(model)
+        defined = {finding: value for finding, value in aucs.items() if value is not None}
+        return MetricRecord({**defined, **({} if mean is None else {"mean_auc": mean})})
+
+    return evaluate_fn
+
+
+def next_global_step(global_step: int, traffic: Traffic) -> int:
+    """The study's step after a round: plus the mean of the sites' steps, weighted by exams, rounded."""
+    exams = sum(facts.exams for facts in traffic.facts.values())
+    steps = sum(facts.exams * facts.steps for facts in traffic.facts.values())
+    return global_step + round(steps / exams)
+
+
+def _admit(grid: Grid, central: Central, place: ServerPlace) -> Admission:
+    settings = central.settings
+    admission = first_exchange(
+        grid,
+        fingerprint=central.frozen.fingerprint,
+        settings=settings_hash(settings),
+        num_sites=place.num_sites or settings.federation.min_sites,
+        max_exams=settings.federation.max_exams,
+        wait_s=place.wait_s,
+        timeout_s=settings.federation.round_timeout_s,
+    )
+    if len(admission.sites) < settings.federation.min_sites:
+        raise TooFewReplies(
+            f"{len(admission.sites)} sites can take part, {settings.federation.min_sites} needed "
+            f"(federation.min_sites){told(admission.rejected)}"
+        )
+    return admission
+
+
+def _checked(grid: Grid, admission: Admission, settings: Settings) -> CheckedGrid:
+    federation = settings.federation
+    limits = Limits(federation.max_exams, federation.max_update_norm)
+    return CheckedGrid(
+        grid, admission.sites, limits, federation.min_sites, patience_s=federation.round_timeout_s
+    )
+
+
+def _before_training(central: Central, admission: Admission) -> State:
+    start = time.monotonic()
+    shared = shared_state(build_model(central.settings))
+    mean, aucs = _evaluate(central, 0, _to_record(shared))
+    record = RoundRecord(
+        round=0,
+        seconds=time.monotonic() - start,
+        global_step=0,
+        mean_auc=mean,
+        auc=aucs,
+        rejected=_told(admission),
+    )
+    return State(0, 0, shared, (record,))
+
+
+def _train(
+    grid: CheckedGrid,
+    strategy: Strategy,
+    state: State,
+    central: Central,
+    refused: tuple[dict[str, str], ...],
+) -> State:
+    """One round: send, check, average, evaluate."""
+    settings = central.settings
+    start, number = time.monotonic(), state.round + 1
+    config = ConfigRecord({GLOBAL_STEP: state.global_step})
+    with own_random_states(derived_seed(settings.seed, "server", number)):
+        messages = strategy.configure_train(number, _to_record(state.shared), config, grid)
+        replies = grid.send_and_receive(messages, timeout=settings.federation.round_timeout_s)
+        del messages
+        arrays, _ = strategy.aggregate_train(number, replies)
+    if arrays is None:
+        raise TooFewReplies(f"round {number} was not averaged: the strategy gave no weights")
+    shared = _to_tensors(arrays, state.shared)
+    global_step = next_global_step(state.global_step, grid.traffic)
+    mean, aucs = _evaluate(central, number, arrays)
+    record = RoundRecord(
+        round=number,
+        seconds=time.monotonic() - start,
+        global_step=global_step,
+        sites=_site_rounds(grid.traffic),
+        mean_auc=mean,
+        auc=aucs,
+        rejected=refused
+        + tuple({"site": entry.site, "reason": entry.reason} for entry in grid.traffic.rejected),
+    )
+    return State(number, global_step, shared, (*state.history, record))
+
+
+def _evaluate(
+    central: Central, number: int, arrays: ArrayRecord
+) -> tuple[float | None, dict[str, float | None]]:
+    metrics = dict(make_evaluate_fn(central)(number, arrays))
+    mean = metrics.pop("mean_auc", None)
+    values = {finding: metrics.get(finding) for finding in central.settings.evaluation.findings}
+    return _number(mean), {finding: _number(value) for finding, value in values.items()}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _save(run: RunFolder, state: State, admission: Admission, moments: dict[str, Tensor]) -> Checkpoint:
+    """Checkpoint first: whatever else a kill prevents is made again from it."""
+    checkpoint = Checkpoint(
+        study=run.study,
+        settings=settings_hash(run.settings),
+        round=state.round,
+        global_step=state.global_step,
+        exams=admission.exams,
+        notices=admission.notices,
+        history=state.history,
+        shared=state.shared,
+        server=moments,
+    )
+    save_checkpoint(run.checkpoints, checkpoint)
+    run.write_history(state.history)
+    return checkpoint
+
+
+def _check_same(what: str, its_study: str, its_settings: str, study: str, settings: Settings) -> None:
+    if its_study != study:
+        raise RunError(f"the {what} belongs to study '{its_study}', not to '{study}'")
+    if its_settings != settings_hash(settings):
+        raise RunError(
+            f"the {what} of study '{study}' has settings {its_settings}, the server now has "
+            f"{settings_hash(settings)}"
+        )
+
+
+def _site_rounds(traffic: Traffic) -> dict[str, SiteRound]:
+    return {
+        site: SiteRound(
+            exams=facts.exams,
+            steps=facts.steps,
+            loss=facts.loss,
+            seconds=facts.seconds,
+            bytes_up=traffic.bytes_up[site],
+            bytes_down=traffic.bytes_down[site],
+        )
+        for site, facts in traffic.facts.items()
+    }
+
+
+def _told(admission: Admission) -> tuple[dict[str, str], ...]:
+    return tuple({"site": entry.site, "reason": entry.reason} for entry in admission.rejected)
+
+
+def _to_record(tensors: dict[str, Tensor]) -> ArrayRecord:
+    return ArrayRecord({name: Array(value.numpy()) for name, value in tensors.items()})
+
+
+def _to_tensors(arrays: ArrayRecord, names: Iterable[str]) -> dict[str, Tensor]:
+    """The strategy's result; some of Flower's strategies give float64."""
+    return {name: torch.from_numpy(np.array(arrays[name].numpy(), dtype=np.float32)) for name in names}

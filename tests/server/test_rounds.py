@@ -1,0 +1,104 @@
+"""The arithmetic of rounds, and a study under other strategies of Flower."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.serverapp.strategy import FedAdam, FedAvg, Strategy
+from safetensors.torch import load_file
+
+from client.app import app as client_app
+from climb_model.run_config import to_run_config
+from climb_model.runs import RunError, RunFolder
+from configs.load import load_settings
+from server.place import ServerPlace, read_place, write_place
+from server.rounds import next_global_step, run_study
+from simulation.local_grid import LocalGrid, LocalNode
+from strategies.checked_grid import Traffic
+from strategies.checks import TrainFacts
+from strategies.fedavg import StreamingFedAvg
+
+TINY = ["training.num_threads=1", "evaluation.findings=[Zyste, Karzinom]", "evaluation.bootstrap=0"]
+
+
+def test_the_global_step_grows_by_the_mean_of_steps_weighted_by_exams() -> None:
+    traffic = Traffic(facts={"A": TrainFacts(10, 4, 0.0, 0.0), "B": TrainFacts(30, 8, 0.0, 0.0)})
+    assert next_global_step(100, traffic) == 107  # (10 * 4 + 30 * 8) / 40 = 7
+    traffic.facts["C"] = TrainFacts(1, 500, 0.0, 0.0)
+    assert next_global_step(0, traffic) == 19  # 780 / 41 = 19.02
+
+
+def test_the_servers_place_is_read_back_as_written(tmp_path: Path) -> None:
+    place = ServerPlace(data=tmp_path / "d", run=tmp_path / "r", num_sites=4, engine="local")
+    write_place(tmp_path / "server.json", place)
+    assert read_place({"CLIMB_SERVER": str(tmp_path / "server.json")}) == place
+
+
+def test_a_server_without_a_place_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the server needs CLIMB_SERVER"):
+        read_place({})
+    with pytest.raises(RunError, match="does not describe the server's place"):
+        read_place({"CLIMB_SERVER": str(tmp_path / "none.json")})
+    (tmp_path / "bad.json").write_text(json.dumps({"data": "d", "run": "r", "paths": 1}))
+    with pytest.raises(RunError, match="does not describe the server's place"):
+        read_place({"CLIMB_SERVER": str(tmp_path / "bad.json")})
+
+
+@pytest.fixture
+def play(make_site: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Run or go on with a study of two sites under a strategy; gives the run folder."""
+    central = make_site(tmp_path, "CENTRAL", exams=16)
+    data = {name: make_site(tmp_path, name) for name in ("A", "B")}
+    settings = load_settings("debug", TINY)
+
+    def run(name: str, strategy: Strategy) -> Path:
+        out = tmp_path / name
+        if not out.exists():
+            RunFolder.create(out, settings, "study")
+        nodes = [
+            LocalNode(number, {"name": site, "data": str(folder), "private": str(out / "sites" / site)})
+            for number, (site, folder) in enumerate(data.items(), start=2)
+        ]
+        grid = LocalGrid(client_app, nodes, to_run_config(settings, "study"))
+        run_study(grid, "study", settings, ServerPlace(data=central, run=out, num_sites=2), strategy)
+        return out
+
+    return run
+
+
+def test_a_study_runs_under_another_strategy_of_flower_and_gives_another_result(
+    play: Callable[..., Path],
+) -> None:
+    mean = load_file(play("mean", FedAvg()) / "shared.safetensors")
+    moved = load_file(play("adam", FedAdam(eta=0.01)) / "shared.safetensors")
+    assert moved.keys() == mean.keys()
+    assert not torch.equal(moved["text_projection.weight"], mean["text_projection.weight"])
+
+
+def test_flat_memory_averaging_gives_flowers_result(play: Callable[..., Path]) -> None:
+    theirs = load_file(play("theirs", FedAvg()) / "shared.safetensors")
+    ours = load_file(play("ours", StreamingFedAvg(2)) / "shared.safetensors")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-6
+
+
+def test_a_server_side_optimizer_goes_on_from_its_moments(play: Callable[..., Path]) -> None:
+    whole = load_file(play("study", FedAdam(eta=0.01)) / "shared.safetensors")
+    out = play("again", FedAdam(eta=0.01))
+    (out / "checkpoints/round-0002.safetensors").unlink()  # as if killed before it was written
+    (out / "shared.safetensors").unlink()
+    play("again", FedAdam(eta=0.01))
+    again = load_file(out / "shared.safetensors")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_the_sampling_of_sites_does_not_depend_on_what_ran_before(play: Callable[..., Path]) -> None:
+    random.seed(1)
+    first = load_file(play("one", FedAvg(fraction_train=0.5, min_train_nodes=2)) / "shared.safetensors")
+    random.seed(2)
+    second = load_file(play("two", FedAvg(fraction_train=0.5, min_train_nodes=2)) / "shared.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
