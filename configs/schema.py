@@ -114,6 +114,10 @@ class TrainingConfig:
     """Train on at most this many random sentences of each report (ConVIRT, Zhang et al. 2020, draws one);
     0 is the whole report."""
 
+    texts_per_exam: int = 1
+    """Drawings of sentences per exam and step, each contrasted with the same image embeddings. Needs
+    `report_sentences`: a whole report is drawn once."""
+
     token_noise: float = 0.0
     """Standard deviation of noise added to slice tokens, in units of their own spread."""
 

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from climb_model.lock import only_process
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed, own_random_states
@@ -31,8 +32,15 @@ from strategies.checks import Limits
 from strategies.fedavg import StreamingFedAvg
 from strategies.moments import read_moments, write_moments
 
+LOCK_S = 30.0
+"""Seconds that a server which is just being stopped has to leave the run folder."""
+
 GLOBAL_STEP = "global-step"
 """Key of the training message's settings, beside Flower's `server-round`."""
+
+
+MEAN_AUC = "mean-auc"
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord]
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,21 @@ def run_study(
         TooFewReplies: if a round had fewer sound replies than `federation.min_sites`. The last
             checkpoint is kept, and the run can go on from it.
         DataError: if the server's own exams cannot be used.
+        LockedError: if another process runs this study.
     """
     run = RunFolder.open(place.run)
+    with only_process(run.path / "lock", what=f"runs the study in {run.path}", wait_s=LOCK_S):
+        return _run_locked(grid, run, study, settings, place, strategy)
+
+
+def _run_locked(
+    grid: Grid,
+    run: RunFolder,
+    study: str,
+    settings: Settings,
+    place: ServerPlace,
+    strategy: Strategy | None,
+) -> dict[str, object]:
     _check_same("run folder", run.study, settings_hash(run.settings), study, settings)
     checkpoint = newest_checkpoint(run.checkpoints)
     if checkpoint is not None:
@@ -73,8 +94,9 @@ def run_study(
         return finish(run, central, checkpoint, place.engine)
     admission = _admit(grid, central, place)
     observer().started(settings, admission.exams)
+    evaluate_fn = make_evaluate_fn(central)
     if checkpoint is None:
-        state = _before_training(central, admission)
+        state = _before_training(central, evaluate_fn, admission)
         checkpoint = _save(run, state, admission, {})
         observer().round_done(state.history[-1])
     state = State(checkpoint.round, checkpoint.global_step, checkpoint.shared, checkpoint.history)
@@ -84,7 +106,7 @@ def run_study(
     checked = _checked(grid, admission, settings)
     with ScalarBoard(run.path / "tensorboard", state.history) as board:
         while state.round < settings.federation.num_rounds:
-            state = _train(checked, strategy, state, central, new)
+            state = _train(checked, strategy, state, settings, evaluate_fn, new)
             new = ()
             checkpoint = _save(run, state, admission, read_moments(strategy))
             board.add(state.history[-1])
@@ -92,8 +114,8 @@ def run_study(
     return finish(run, central, checkpoint, place.engine)
 
 
-def make_evaluate_fn(central: Central) -> Callable[[int, ArrayRecord], MetricRecord]:
-    """Flower's `evaluate_fn(round, arrays)`: the defined AUCs, and their mean as `mean_auc`."""
+def make_evaluate_fn(central: Central) -> EvaluateFn:
+    """Flower's `evaluate_fn(round, arrays)`: the defined AUCs by finding, and their mean as `MEAN_AUC`."""
     model = build_model(central.settings)
     names = shared_spec(model)
 
@@ -101,7 +123,7 @@ def make_evaluate_fn(central: Central) -> Callable[[int, ArrayRecord], MetricRec
         load_shared(model, _to_tensors(arrays, names), sender=f"the mean of round {server_round}")
         mean, aucs = central.aucs(model)
         defined = {finding: value for finding, value in aucs.items() if value is not None}
-        return MetricRecord({**defined, **({} if mean is None else {"mean_auc": mean})})
+        return MetricRecord({**defined, **({} if mean is None else {MEAN_AUC: mean})})
 
     return evaluate_fn
 
@@ -140,10 +162,10 @@ def _checked(grid: Grid, admission: Admission, settings: Settings) -> CheckedGri
     )
 
 
-def _before_training(central: Central, admission: Admission) -> State:
+def _before_training(central: Central, evaluate_fn: EvaluateFn, admission: Admission) -> State:
     start = time.monotonic()
     shared = shared_state(build_model(central.settings))
-    mean, aucs = _evaluate(central, 0, _to_record(shared))
+    mean, aucs = _evaluate(evaluate_fn, central.settings, 0, _to_record(shared))
     record = RoundRecord(
         round=0,
         seconds=time.monotonic() - start,
@@ -159,11 +181,11 @@ def _train(
     grid: CheckedGrid,
     strategy: Strategy,
     state: State,
-    central: Central,
+    settings: Settings,
+    evaluate_fn: EvaluateFn,
     refused: tuple[dict[str, str], ...],
 ) -> State:
     """One round: send, check, average, evaluate."""
-    settings = central.settings
     start, number = time.monotonic(), state.round + 1
     config = ConfigRecord({GLOBAL_STEP: state.global_step})
     with own_random_states(derived_seed(settings.seed, "server", number)):
@@ -175,7 +197,7 @@ def _train(
         raise TooFewReplies(f"round {number} was not averaged: the strategy gave no weights")
     shared = _to_tensors(arrays, state.shared)
     global_step = next_global_step(state.global_step, grid.traffic)
-    mean, aucs = _evaluate(central, number, arrays)
+    mean, aucs = _evaluate(evaluate_fn, settings, number, arrays)
     record = RoundRecord(
         round=number,
         seconds=time.monotonic() - start,
@@ -190,12 +212,11 @@ def _train(
 
 
 def _evaluate(
-    central: Central, number: int, arrays: ArrayRecord
+    evaluate_fn: EvaluateFn, settings: Settings, number: int, arrays: ArrayRecord
 ) -> tuple[float | None, dict[str, float | None]]:
-    metrics = dict(make_evaluate_fn(central)(number, arrays))
-    mean = metrics.pop("mean_auc", None)
-    values = {finding: metrics.get(finding) for finding in central.settings.evaluation.findings}
-    return _number(mean), {finding: _number(value) for finding, value in values.items()}
+    metrics = dict(evaluate_fn(number, arrays))
+    values = {finding: metrics.get(finding) for finding in settings.evaluation.findings}
+    return _number(metrics.get(MEAN_AUC)), {finding: _number(value) for finding, value in values.items()}
 
 
 def _number(value: object) -> float | None:

@@ -90,7 +90,11 @@ def resume(run: Path, *, observer: RunObserver | None = None) -> dict[str, objec
     """
     run = run.resolve()
     summary = RunFolder.open(run).summary()
-    return summary if summary is not None else _go(run, _read_plan(run), observer)
+    if summary is None:
+        return _go(run, _read_plan(run), observer)
+    if observer is not None:
+        observer.finished(summary)
+    return summary
 
 
 def _go(out: Path, plan: Plan, observer: RunObserver | None) -> dict[str, object]:

@@ -148,7 +148,8 @@ def _outcome(folder: RunFolder, home: Path) -> dict[str, object]:
 
 @contextmanager
 def _superlink(home: Path, environment: Mapping[str, str]) -> Generator[subprocess.Popen[bytes]]:
-    """A SuperLink in simulation mode on a free port, in a process group that ends with the block."""
+    """A SuperLink in simulation mode on a free port; it and all it started end with the block."""
+    _end_left_behind(home)
     port = _free_port()
     write_text_atomic(
         home / "config.toml",
@@ -170,7 +171,7 @@ def _superlink(home: Path, environment: Mapping[str, str]) -> Generator[subproce
         _wait_until_healthy(process, port, home)
         yield process
     finally:
-        _stop(process)
+        _stop(process, home)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, home: Path) -> None:
@@ -185,18 +186,43 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, home: Path)
     raise RunError(f"Flower's SuperLink did not start on port {port}; its log is {home / 'superlink.log'}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink and all it started; Ray's own processes follow their driver."""
+def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
+    """End the SuperLink, which ends what it started, and then whatever is left of it."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _end_left_behind(home)
+
+
+def _end_left_behind(home: Path) -> None:
+    """End processes of this run that its engine, or an engine that was killed, left behind.
+
+    Ray's workers and agents follow their driver after a while; whoever does not is made to. A
+    process belongs to this run if it was started with this run's `FLWR_HOME`; systems without
+    `/proc` do not say.
+    """
     for number, patience in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
+        for process in _processes(home):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        end = time.monotonic() + patience
+        while _processes(home) and time.monotonic() < end:
+            time.sleep(0.2)
+
+
+def _processes(home: Path) -> list[int]:
+    mark = f"FLWR_HOME={home}".encode()
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == os.getpid():
             continue
-    process.wait()
+        with suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _environment(folder: RunFolder, home: Path, *, offline: bool) -> dict[str, str]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from climb_model.model.climb import ClimbModel
+from climb_model.model.embedding import embed_texts
 from climb_model.model.frozen import zero_shot_prompts
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
@@ -63,10 +64,10 @@ def prompt_vectors(
     model: ClimbModel, reports: ReportEncoder, settings: Settings
 ) -> tuple[Float[Tensor, "finding dim"], Float[Tensor, "finding dim"]]:
     """Unit vectors of 'present' and 'absent' for every finding."""
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for pair in zero_shot_prompts(settings):
-        for side, prompts in zip(sides, pair, strict=True):
-            texts = [reports.tokenize(prompt).pieces for prompt in prompts]
-            vectors = model.embed_report(reports.batch(texts)).vectors
-            side.append(F.normalize(vectors.mean(dim=0), dim=-1))
-    return torch.stack(sides[0]), torch.stack(sides[1])
+    pairs = zero_shot_prompts(settings)
+    vectors: list[Tensor] = []
+    for side in (0, 1):
+        texts = [reports.tokenize(prompt).pieces for pair in pairs for prompt in pair[side]]
+        wordings = embed_texts(model, reports, texts).view(len(pairs), -1, model.fusion.width)
+        vectors.append(F.normalize(wordings.mean(dim=1), dim=-1))
+    return vectors[0], vectors[1]

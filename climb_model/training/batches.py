@@ -13,13 +13,17 @@ from climb_model.prepare import ExamSet, Sentences
 from configs.schema import TrainingConfig
 
 
+Text = tuple[int, ...]
+"""Piece numbers."""
+
+
 @dataclass(frozen=True)
 class BatchPlan:
-    """One step's exams: rows of the exam set, their views, and their texts as piece numbers."""
+    """One step's exams: rows of the exam set and their views, and for each drawing a text per exam."""
 
     exams: np.ndarray
     views: np.ndarray
-    texts: tuple[tuple[int, ...], ...]
+    drawings: tuple[tuple[Text, ...], ...]
 
 
 def round_seed(seed: int, site: str, round: int) -> int:
@@ -57,11 +61,14 @@ def plan_round(
             queue = np.empty(0, dtype=np.int64)  # both breasts of one patient only: nothing to contrast
             other = rng.permutation([r for r in rows if exams.patients[r] != exams.patients[chosen[0]]])
             chosen = np.concatenate([chosen[:-1], other[:1]])
-        texts = tuple(choose_text(exams.reports[row], config.report_sentences, rng) for row in chosen)
-        yield BatchPlan(chosen, rng.integers(num_views, size=size), texts)
+        drawings = tuple(
+            tuple(choose_text(exams.reports[row], config.report_sentences, rng) for row in chosen)
+            for _ in range(config.texts_per_exam)
+        )
+        yield BatchPlan(chosen, rng.integers(num_views, size=size), drawings)
 
 
-def choose_text(report: Sentences, most: int, rng: np.random.Generator) -> tuple[int, ...]:
+def choose_text(report: Sentences, most: int, rng: np.random.Generator) -> Text:
     """The whole report, or 1 to `most` of its sentences in their order."""
     if 0 < most and len(report) > 1:
         number = int(rng.integers(1, min(most, len(report)) + 1))

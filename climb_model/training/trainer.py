@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from climb_model.model.climb import ClimbModel, ImageTokens, ReportTokens
+from climb_model.model.climb import ClimbModel, ImageTokens
+from climb_model.model.embedding import embed_texts
 from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
-from climb_model.training.batches import plan_round, round_seed
+from climb_model.training.batches import Text, plan_round, round_seed
 from climb_model.training.schedule import learning_rate
 from configs.errors import UserError
 from configs.schema import Settings, TrainingConfig
@@ -47,7 +49,7 @@ def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.Ada
     free = [value for name, value in named if name.split(".")[-1] in NO_DECAY or name.split(".")[0] in NO_DECAY]
     decayed = [value for _, value in named if all(value is not other for other in free)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def train_round(
@@ -97,7 +99,7 @@ def train_round(
                 group["lr"] = learning_rate(config, global_step + step - 1)
             image = perturb(exams.images(plan.exams, plan.views), config, noise)
             patients = [exams.patients[row] for row in plan.exams]
-            loss = clip_step(model, image, reports.batch(plan.texts), plan.texts, patients, config)
+            loss = clip_step(model, image, reports, plan.drawings, patients, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
@@ -118,17 +120,23 @@ def train_round(
 def clip_step(
     model: ClimbModel,
     image: ImageTokens,
-    report: ReportTokens,
-    texts: tuple[tuple[int, ...], ...],
+    reports: ReportEncoder,
+    drawings: tuple[tuple[Text, ...], ...],
     patients: list[str],
     config: TrainingConfig,
-) -> Tensor:
-    """The contrastive loss of one batch; embeddings and loss are float32 in every precision."""
+) -> Float[Tensor, ""]:
+    """The contrastive loss of one batch, averaged over the drawings of its texts.
+
+    Embeddings and loss are float32 in every precision. A text that occurs twice is embedded once.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
         image_vectors = model.embed_image(image).vectors
-        report_vectors = model.embed_report(report).vectors
-    positive, allowed = pair_masks(texts, patients)
-    return contrastive_loss(image_vectors, report_vectors, model.log_scale, positive, allowed)
+        text_vectors = embed_texts(model, reports, [text for drawing in drawings for text in drawing])
+    losses: list[Tensor] = []
+    for drawing, vectors in zip(drawings, text_vectors.split(len(patients)), strict=True):
+        positive, allowed = pair_masks(drawing, patients)
+        losses.append(contrastive_loss(image_vectors, vectors, model.log_scale, positive, allowed))
+    return torch.stack(losses).mean()
 
 
 def perturb(image: ImageTokens, config: TrainingConfig, noise: torch.Generator) -> ImageTokens:

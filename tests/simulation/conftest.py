@@ -20,9 +20,10 @@ class Study:
 
     sites: dict[str, Path]
     central: Path
+    overrides: tuple[str, ...] = TINY
 
     def settings(self, *overrides: str) -> Settings:
-        return load_settings("debug", [*TINY, *overrides])
+        return load_settings("debug", [*self.overrides, *overrides])
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from climb_model.lock import LockedError
 from climb_model.model.climb import build_model
 from climb_model.progress import Silent
 from climb_model.runs import RoundRecord, RunError, RunFolder
@@ -260,7 +263,7 @@ def test_resuming_a_complete_run_gives_its_summary_and_trains_nothing(finished: 
     out, summary, _ = finished
     notebook = Notebook()
     assert resume(out, observer=notebook) == summary
-    assert notebook.heard == []
+    assert notebook.heard == [("finished", 2)]
 
 
 def test_resuming_refuses_what_is_no_run_or_was_changed(finished: Any, tmp_path: Path) -> None:
@@ -293,6 +296,25 @@ def test_a_checkpoint_of_another_study_or_a_damaged_one_is_refused(finished: Any
     assert resume(copy)["rounds"] == 2  # from round 1
     first, again = load_file(out / "shared.safetensors"), load_file(copy / "shared.safetensors")
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_a_run_that_another_process_works_on_is_refused(
+    finished: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("server.rounds.LOCK_S", 0.0)
+    out, _, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "summary.json").unlink()
+    code = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.flock(f,2); print('held',flush=True); input()"
+    command = [sys.executable, "-c", code, str(copy / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(LockedError, match=rf"another process .* runs the study in {copy}"):
+            resume(copy)
+        holder.kill()
+    assert resume(copy)["rounds"] == 2
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_written(study: Any, tmp_path: Path) -> None:

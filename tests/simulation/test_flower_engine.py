@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 
 from climb_model.progress import Silent
 from climb_model.runs import RoundRecord, RunError
-from simulation.engine import run
+from simulation.engine import resume, run
 
 
 def processes(log: Path) -> set[int]:
@@ -98,6 +100,64 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line_and_nothing_stays_be
     assert not (out / "summary.json").exists()
     assert list((out / "checkpoints").iterdir())
     assert json.loads((out / "history.jsonl").read_text().splitlines()[0])["round"] == 0
+    assert nothing_left(out / "flower"), alive(out / "flower")
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from configs.load import load_settings
+from simulation.engine import resume, run
+
+plan = json.loads(sys.argv[1])
+sites = {name: Path(path) for name, path in plan["sites"].items()}
+settings = load_settings("debug", plan["overrides"])
+run(settings, sites=sites, central=Path(plan["central"]), out=Path(plan["out"]), engine="flower")
+"""
+
+
+@pytest.mark.long
+def test_an_engine_that_is_killed_is_resumed_beside_no_stale_server(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    many = ["federation.num_rounds=40", "training.steps_per_round=5"]
+    plan = {
+        "out": str(out),
+        "sites": {name: str(path) for name, path in study.sites.items()},
+        "central": str(study.central),
+        "overrides": [*study.overrides, *many],
+    }
+    engine = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(plan)])
+    end = time.monotonic() + 180
+    while not (out / "checkpoints" / "round-0002.safetensors").exists():
+        assert engine.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    engine.kill()
+    engine.wait()
+    assert alive(out / "flower"), "the SuperLink should have survived its engine"
+    assert resume(out)["rounds"] == 40
+    assert nothing_left(out / "flower"), alive(out / "flower")
+    run(study.settings(*many), sites=study.sites, central=study.central, out=tmp_path / "l" / "study")
+    ours, theirs = load_file(out / "shared.safetensors"), load_file(tmp_path / "l/study/shared.safetensors")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= 1e-5
+
+
+@pytest.mark.long
+def test_a_simulation_that_is_killed_ends_the_run_with_one_line(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    settings = study.settings("federation.num_rounds=1000")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run, settings, sites=study.sites, central=study.central, out=out, engine="flower"
+        )
+        end = time.monotonic() + 180
+        while not (out / "checkpoints" / "round-0001.safetensors").exists():
+            assert not running.done(), running.exception()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.kill(int((out / "lock").read_text()), signal.SIGKILL)
+        with pytest.raises(RunError, match=r"ended without a result; its log is .*run\.log"):
+            running.result(timeout=240)
     assert nothing_left(out / "flower"), alive(out / "flower")
 
 
