@@ -104,6 +104,10 @@ class TrainingConfig:
     warmup_steps: int = 1000
     """Global steps of linear warm-up; the count runs on across rounds."""
 
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the gradient's mean and of its square. A short memory of the square (0.95)
+    lets training leave the plateau behind the first steps sooner; CLIP itself used 0.98."""
+
     weight_decay: float = 0.01
     """AdamW's; never on norms, embeddings, the class token or the temperature."""
 

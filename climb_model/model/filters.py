@@ -6,23 +6,30 @@ nothing has to be downloaded. It stands in for DINOv2 where no weights can be ha
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-SCALE_FILE = Path(__file__).with_name("filters_scale.json")
-"""Mean and spread of each feature over drawn exams, made by `python -m climb_model.model.filters`."""
+WHITENING_FILE = Path(__file__).with_name("filters_whitening.json")
+"""Mean and whitening matrix of the features, made by `python -m climb_model.model.filters`."""
+NUM_COMPONENTS = 128
+"""Principal components kept; the others are mostly noise."""
+FLOOR = 0.0005
+"""Added to each component's variance before its root divides: weak components are not blown up."""
 
 BLOB_MM = (2.0, 3.5, 6.0)
 RIDGE_MM = (1.6, 2.8)
 LEVELS = (-0.5, 0.5, 1.5, 3.0)
 """Signal levels, in units of the z-score, above which an area counts as bright."""
+LIMIT = 8.0
 PROJECTION_SEED = 20250702
 GRID = 3
 NUM_TOP = 8
@@ -62,22 +69,20 @@ def bands(sigma: float, size: int) -> tuple[Tensor, Tensor, Tensor]:
 class FilterBank(nn.Module):
     """Maps a z-scored slice to `width` numbers."""
 
-    scale: Tensor
     shift: Tensor
     projection: Tensor
 
     def __init__(self, width: int, pixel_mm: float) -> None:
         super().__init__()
         self.pixel_mm = pixel_mm
-        shift, scale = feature_scale()
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-        self.register_buffer("sigmas", torch.tensor([mm / pixel_mm for mm in (*BLOB_MM, *RIDGE_MM)]))
+        mean, whitening = stored_whitening()
+        if width < len(whitening):
+            whitening = whitening[:width]
         generator = torch.Generator().manual_seed(PROJECTION_SEED)
-        projection = torch.eye(len(shift))
-        if width != len(shift):
-            projection = torch.randn(len(shift), width, generator=generator) / math.sqrt(len(shift))
-        self.register_buffer("projection", projection)
+        rotation, _ = torch.linalg.qr(torch.randn(width, len(whitening), generator=generator))
+        self.register_buffer("shift", mean)
+        self.register_buffer("projection", whitening.T @ rotation.T * math.sqrt(width / len(whitening)))
+        self.register_buffer("sigmas", torch.tensor([mm / pixel_mm for mm in (*BLOB_MM, *RIDGE_MM)]))
 
     def maps(self, image: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice map row column"]:
         """Non-negative response maps of all filters."""
@@ -121,19 +126,27 @@ class FilterBank(nn.Module):
 
     def forward(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
         """Tokens of z-scored slices; each depends on its own slice only."""
-        tokens = [(self.features(chunk) - self.shift) / self.scale for chunk in slices.split(CHUNK)]
-        return torch.cat(tokens).clamp(-6.0, 6.0) @ self.projection
+        tokens = [(self.features(chunk) - self.shift) @ self.projection for chunk in slices.split(CHUNK)]
+        return torch.cat(tokens).clamp(-LIMIT, LIMIT)
 
 
 @cache
-def feature_scale() -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
-    """Mean and spread of each feature, from the file in the tree."""
-    stored = json.loads(SCALE_FILE.read_text(encoding="utf-8"))
-    return torch.tensor(stored["mean"]), torch.tensor(stored["spread"])
+def stored_whitening() -> tuple[Float[Tensor, " feature"], Float[Tensor, "component feature"]]:
+    """Mean of the features, and the matrix that whitens them, from the file in the tree."""
+    stored = json.loads(WHITENING_FILE.read_text(encoding="utf-8"))
+    mean, matrix = (
+        torch.from_numpy(np.frombuffer(base64.b64decode(stored[part]), np.float16).astype(np.float32))
+        for part in ("mean", "matrix")
+    )
+    return mean, matrix.view(-1, len(mean))
 
 
-def measure_scale(seed: int = 1) -> dict[str, list[float]]:
-    """Mean and spread of each feature over drawn exams of nobody, on the demo's grid."""
+def measure_whitening(seed: int = 1) -> dict[str, str]:
+    """Whitening (PCA) of the features over drawn exams of nobody, on the demo's grid.
+
+    Returns:
+        `mean` and `matrix` as base64 of little-endian float16.
+    """
     import tempfile
 
     from climb_model.data.folders import list_sites, read_site
@@ -145,18 +158,30 @@ def measure_scale(seed: int = 1) -> dict[str, list[float]]:
     bank = FilterBank(settings.model.vision.width, settings.data.spacing_mm[1])
     found: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder:
-        make_hospitals(Path(folder) / "data", num_sites=4, exams=20, central_exams=20, seed=seed)
+        make_hospitals(Path(folder) / "data", num_sites=4, exams=40, central_exams=40, seed=seed)
         for name, path in list_sites(Path(folder) / "data").items():
             site = read_site(
-                path, name, need_reports=False, need_findings=False, sequences=settings.data.sequences, findings=()
+                path,
+                name,
+                need_reports=False,
+                need_findings=False,
+                sequences=settings.data.sequences,
+                findings=(),
             )
             for exam in site.exams:
                 volume = read_volume(exam, settings.data)
                 found.append(bank.features(torch.from_numpy(volume.values[volume.present])))
-    features = torch.cat(found)
-    mean, spread = features.mean(dim=0), features.std(dim=0).clamp_min(1e-3)
-    return {"mean": [round(v, 4) for v in mean.tolist()], "spread": [round(v, 4) for v in spread.tolist()]}
+    features = torch.cat(found).double()
+    mean = features.mean(dim=0)
+    variance, axes = torch.linalg.eigh(torch.cov(features.T))
+    order = variance.argsort(descending=True)[:NUM_COMPONENTS]
+    axes = axes[:, order] * axes[:, order].sum(dim=0).sign()  # an eigenvector's sign is arbitrary
+    matrix = (axes / (variance[order] + FLOOR).sqrt()).T
+    return {
+        name: base64.b64encode(value.numpy().astype(np.float16).tobytes()).decode()
+        for name, value in (("mean", mean), ("matrix", matrix))
+    }
 
 
 if __name__ == "__main__":
-    SCALE_FILE.write_text(json.dumps(measure_scale()) + "\n", encoding="utf-8")
+    WHITENING_FILE.write_text(json.dumps(measure_whitening(), indent=1) + "\n", encoding="utf-8")

@@ -49,7 +49,7 @@ def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.Ada
     free = [value for name, value in named if name.split(".")[-1] in NO_DECAY or name.split(".")[0] in NO_DECAY]
     decayed = [value for _, value in named if all(value is not other for other in free)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.adam_betas), fused=True)
 
 
 def train_round(
