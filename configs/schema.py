@@ -78,6 +78,9 @@ class FusionConfig:
     max_slice_tokens: int = 192
     """Rows of the learned slice position table; sequences x slices may not exceed it."""
 
+    flash: bool = True
+    """Fused attention kernels. On a CPU in bfloat16 their backward pass is slower than plain products."""
+
     dropout: float = 0.0
 
 

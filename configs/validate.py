@@ -183,6 +183,14 @@ def _training(training: TrainingConfig) -> Iterator[Problem]:
         ">= 0 (0 is the whole report)",
         lambda number: number >= 0,
     )
+    yield from _number(
+        "training.texts_per_exam",
+        training.texts_per_exam,
+        ">= 1, and 1 with report_sentences 0 (a whole report is drawn once)",
+        lambda number: number == 1 or (number > 1 and training.report_sentences > 0),
+    )
+    for place, beta in enumerate(training.adam_betas):
+        yield from _chance(f"training.adam_betas[{place}]", beta)
     yield from _at_least("training.token_noise", training.token_noise, 0)
     yield from _chance("training.slice_dropout", training.slice_dropout)
     yield from _positive("training.max_gradient_norm", training.max_gradient_norm)

@@ -28,7 +28,11 @@ def irregular(
     """Opacity of a mass with a lobed outline and, if asked, spicules."""
     opacity = np.zeros_like(canvas.pre)
     part = box(canvas, centre, radius * 2.2 + 2.0)
-    z, y, x = canvas.z[part[0]] - centre[0], canvas.y[:, part[1]] - centre[1], canvas.x[..., part[2]] - centre[2]
+    z, y, x = (
+        canvas.z[part[0]] - centre[0],
+        canvas.y[:, part[1]] - centre[1],
+        canvas.x[..., part[2]] - centre[2],
+    )
     reach = np.sqrt(z**2 + y**2 + x**2) + 1e-3
     outline = np.zeros(np.broadcast_shapes(z.shape, y.shape, x.shape), np.float32)
     for _ in range(5):
@@ -196,7 +200,11 @@ def plant(rng: np.random.Generator, canvas: Canvas, finding: str, contrast: floa
     """Draw a finding somewhere in the breast and say where it is, as a radiologist would."""
     place, size, number = PAINTERS[finding](rng, canvas, contrast)
     return Planted(
-        finding=finding, size_mm=round(size), quadrant=quadrant(canvas, place), num=number, clock=clock(canvas, place)
+        finding=finding,
+        size_mm=round(size),
+        quadrant=quadrant(canvas, place),
+        num=number,
+        clock=clock(place),
     )
 
 
@@ -208,7 +216,7 @@ def quadrant(canvas: Canvas, place: Place) -> str:
     return f"{'oben' if height > 0 else 'unten'} {'außen' if across > 0 else 'innen'}"
 
 
-def clock(canvas: Canvas, place: Place) -> int:
+def clock(place: Place) -> int:
     """Clock position seen from the front; the patient's left is the observer's right."""
     hour = round(math.degrees(math.atan2(place[2], place[0])) / 30.0) % 12
     return hour or 12

@@ -89,7 +89,9 @@ def draw_breast(rng: np.random.Generator, style: ImageStyle, side: int, density:
     apex = height * rng.uniform(0.10, 0.18)
     half = width * rng.uniform(0.40, 0.46), depth * rng.uniform(0.46, 0.54)
     wall = chest + 0.0012 * x**2 + 2.0 * np.sin(x / 17.0 + rng.uniform(0, 6))
-    reach = np.sqrt((x / half[0]) ** 2 + (z / half[1]) ** 2 + (np.minimum(y - chest, 0) / (chest - apex)) ** 2)
+    reach = np.sqrt(
+        (x / half[0]) ** 2 + (z / half[1]) ** 2 + (np.minimum(y - chest, 0) / (chest - apex)) ** 2
+    )
     inside = soft((1 - reach) * 45.0, 3.0) * soft(wall - y, 3.0)
     skin = inside * soft(2.2 - np.abs((1 - reach) * 45.0 - 1.0), 2.0) * soft(wall - 6 - y, 2.0)
     cloud = texture(rng, style.shape)
@@ -101,7 +103,9 @@ def draw_breast(rng: np.random.Generator, style: ImageStyle, side: int, density:
     air = 1 - np.clip(inside + muscle + behind, 0, 1)
 
     fat = inside * (1 - gland)
-    pre = 0.88 * fat + 0.42 * gland + 0.38 * muscle + 0.25 * behind + inside * fibres - 0.3 * skin + 0.02 * air
+    pre = (
+        0.88 * fat + 0.42 * gland + 0.38 * muscle + 0.25 * behind + inside * fibres - 0.3 * skin + 0.02 * air
+    )
     t2 = 0.62 * fat + 0.50 * gland + 0.26 * muscle + 0.3 * behind + inside * fibres - 0.15 * skin + 0.02 * air
     t2 += heart * rng.uniform(0.3, 1.6)
     patches = np.clip(1 + 0.7 * smooth_noise(rng, style.shape, (5, 8, 8)), 0, None)
@@ -112,7 +116,7 @@ def draw_breast(rng: np.random.Generator, style: ImageStyle, side: int, density:
 
 
 def draw_distractors(rng: np.random.Generator, canvas: Canvas) -> None:
-    """Bright things without a finding: nipple, vessels, foci, fluid in a skin fold."""
+    """Bright things without a finding: nipple, vessels, foci, a skin fold's fluid, an artery."""
     nipple = ball(canvas, (0.0, canvas.nipple_y + 3.0, 0.0), (5.0, 5.0, 5.0))
     canvas.enhancement[...] += rng.uniform(0.2, 0.7) * nipple
     for _ in range(rng.integers(1, 4)):
@@ -126,6 +130,10 @@ def draw_distractors(rng: np.random.Generator, canvas: Canvas) -> None:
         canvas.enhancement[...] += rng.uniform(0.1, 0.35) * focus
     fold = (rng.uniform(-25, 25), canvas.chest_y + rng.uniform(4, 14), rng.uniform(-50, 50))
     canvas.t2[...] += rng.uniform(0.2, 1.4) * ball(canvas, fold, tuple(rng.uniform(3, 9, 3)))
+    behind = (rng.uniform(-25, 25), canvas.chest_y + rng.uniform(19, 27), rng.uniform(-35, 35))
+    artery = ball(canvas, behind, (4.5, *rng.uniform(3.0, 4.5, 2)))
+    for image, low, high in ((canvas.pre, 1.0, 2.2), (canvas.enhancement, 0.8, 2.2), (canvas.t2, 1.2, 2.8)):
+        image[...] += rng.uniform(low, high) * artery  # an exam's brightest voxel says nothing about findings
 
 
 def random_place(rng: np.random.Generator, canvas: Canvas, reach: float) -> tuple[float, float, float]:
@@ -153,7 +161,11 @@ def ball(canvas: Canvas, centre: tuple[float, float, float], radii: tuple[float,
     opacity = np.zeros_like(canvas.pre)
     part = box(canvas, centre, max(radii) + 2.0)
     if opacity[part].size:
-        z, y, x = canvas.z[part[0]] - centre[0], canvas.y[:, part[1]] - centre[1], canvas.x[..., part[2]] - centre[2]
+        z, y, x = (
+            canvas.z[part[0]] - centre[0],
+            canvas.y[:, part[1]] - centre[1],
+            canvas.x[..., part[2]] - centre[2],
+        )
         reach = np.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2)
         opacity[part] = soft((1 - reach) * min(radii), 1.5)
     return opacity
@@ -177,7 +189,11 @@ def tube(
     for point in line:
         part = box(canvas, tuple(point), radius + 2.5)
         if opacity[part].size:
-            z, y, x = canvas.z[part[0]] - point[0], canvas.y[:, part[1]] - point[1], canvas.x[..., part[2]] - point[2]
+            z, y, x = (
+                canvas.z[part[0]] - point[0],
+                canvas.y[:, part[1]] - point[1],
+                canvas.x[..., part[2]] - point[2],
+            )
             distance = radius - np.sqrt(np.square(z * 0.8) + y**2 + x**2)
             opacity[part] = np.maximum(opacity[part], soft(distance, 1.5))
     return opacity

@@ -123,7 +123,7 @@ def build_store(
     base.parent.mkdir(parents=True, exist_ok=True)
     index_path, data_path = base.with_suffix(".json"), base.with_suffix(".f16")
     index_path.unlink(missing_ok=True)
-    partial = base.with_suffix(".partial")
+    partial = base.with_suffix(f".{os.getpid()}.partial")
     uids: list[str] = []
     masks: list[np.ndarray] = []
     left_out: dict[str, str] = {}
@@ -146,7 +146,7 @@ def build_store(
         os.fsync(file.fileno())
     partial.replace(data_path)
     index = StoreIndex(MAGIC, site, key, tuple(uids), num_views, num_tokens, width, left_out)
-    scratch = base.with_suffix(".json.partial")
+    scratch = base.with_suffix(f".{os.getpid()}.json.partial")
     scratch.write_text(json.dumps(asdict(index), ensure_ascii=False), encoding="utf-8")
     scratch.replace(index_path)
     return map_store(data_path, index)

@@ -30,14 +30,24 @@ MALIGNANT = ("Duktales Karzinom in situ", "Karzinom")
 
 BASE_STYLES = (
     ImageStyle(shape=(20, 80, 80), spacing_mm=(4.0, 1.80, 1.80), gain=420, noise=0.030),
-    ImageStyle(shape=(22, 88, 88), spacing_mm=(3.6, 1.60, 1.60), gain=1100, gamma=0.9, noise=0.045, density=0.3),
-    ImageStyle(shape=(18, 76, 76), spacing_mm=(4.5, 1.95, 1.95), gain=230, gamma=1.1, noise=0.035, t2_missing=0.12),
+    ImageStyle(
+        shape=(22, 88, 88), spacing_mm=(3.6, 1.60, 1.60), gain=1100, gamma=0.9, noise=0.045, density=0.3
+    ),
+    ImageStyle(
+        shape=(18, 76, 76), spacing_mm=(4.5, 1.95, 1.95), gain=230, gamma=1.1, noise=0.035, t2_missing=0.12
+    ),
     ImageStyle(
         shape=(21, 84, 84), spacing_mm=(3.8, 1.70, 1.70), gain=700, noise=0.040, bias=0.25, enhancement=0.18
     ),
 )
 CENTRAL_STYLE = ImageStyle(
-    shape=(19, 82, 82), spacing_mm=(4.2, 1.75, 1.75), gain=540, gamma=0.95, noise=0.038, bias=0.2, density=0.15
+    shape=(19, 82, 82),
+    spacing_mm=(4.2, 1.75, 1.75),
+    gain=540,
+    gamma=0.95,
+    noise=0.038,
+    bias=0.2,
+    density=0.15,
 )
 
 
@@ -70,7 +80,9 @@ def hospital(number: int, seed: int) -> Hospital:
     rng = np.random.default_rng([seed, 1, number + 1])
     factor = {finding: float(rng.uniform(0.7, 1.3)) for finding in FINDINGS}
     if number == CENTRAL_NUMBER:
-        return Hospital(name=CENTRAL, number=number, style=CENTRAL_STYLE, prevalence=dict.fromkeys(FINDINGS, 1.0))
+        return Hospital(
+            name=CENTRAL, number=number, style=CENTRAL_STYLE, prevalence=dict.fromkeys(FINDINGS, 1.0)
+        )
     style = BASE_STYLES[number % len(BASE_STYLES)]
     if number >= len(BASE_STYLES):
         style = replace(
@@ -88,7 +100,9 @@ def site_name(number: int) -> str:
     return f"SITE_{chr(ord('A') + number)}" if number < 26 else f"SITE_{number + 1}"
 
 
-def plan_exams(place: Hospital, num_exams: int, seed: int, shares: tuple[float, float, float]) -> list[PlannedExam]:
+def plan_exams(
+    place: Hospital, num_exams: int, seed: int, shares: tuple[float, float, float]
+) -> list[PlannedExam]:
     """Both breasts of half as many patients, split by patient, findings drawn independently."""
     rng = np.random.default_rng([seed, 2, place.number + 1])
     num_patients = (num_exams + 1) // 2
@@ -157,7 +171,9 @@ def draw_exam(job: DrawJob) -> tuple[str, float]:
 
     depth, down, across = place.style.spacing_mm
     origin = [0.5 * across * place.style.shape[2], 0.5 * down * place.style.shape[1], 0.0]
-    affine = np.diag([-across, -down, depth, 1.0])  # columns to the left, rows to the back, slices upwards: LPS
+    affine = np.diag(
+        [-across, -down, depth, 1.0]
+    )  # columns to the left, rows to the back, slices upwards: LPS
     affine[:3, 3] = origin
     target = job.folder / "data_unilateral" / exam.uid
     target.mkdir(parents=True)
@@ -235,7 +251,9 @@ def make_hospitals(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     jobs = [
-        DrawJob(folder=partial / place.name, place=place, exam=exam, seed=seed, difficulty=difficulty, tissue=bank)
+        DrawJob(
+            folder=partial / place.name, place=place, exam=exam, seed=seed, difficulty=difficulty, tissue=bank
+        )
         for place in places
         for exam in plans[place.name]
     ]

@@ -84,10 +84,11 @@ def cut_piece(
         start = rng.uniform(0, slack) if slack > 0 else slack / 2
         axes.append((start / (size * mm), (start + extent) / (size * mm)))
     lines = [
-        torch.linspace(2 * low - 1, 2 * high - 1, n)
-        for (low, high), n in zip(axes, style.shape, strict=True)
+        torch.linspace(2 * low - 1, 2 * high - 1, n) for (low, high), n in zip(axes, style.shape, strict=True)
     ]
     z, y, x = torch.meshgrid(*lines, indexing="ij")
     grid = torch.stack([x, y, z], dim=-1)[None]
-    cut = F.grid_sample(torch.from_numpy(volume)[None, None], grid, align_corners=False, padding_mode="reflection")
+    cut = F.grid_sample(
+        torch.from_numpy(volume)[None, None], grid, align_corners=False, padding_mode="reflection"
+    )
     return np.ascontiguousarray(cut[0, 0].numpy())

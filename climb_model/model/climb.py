@@ -52,6 +52,9 @@ class ClimbModel(nn.Module):
         self.num_slice_tokens = len(settings.data.sequences) * num_slices
         self.fusion = Fusion(fusion)
         self.slice_positions = nn.Embedding(fusion.max_slice_tokens, fusion.width)
+        nn.init.normal_(
+            self.slice_positions.weight, std=0.02
+        )  # as ViT and BERT: positions do not drown tokens
         self.text_projection = nn.Linear(settings.model.text.width, fusion.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -59,7 +62,9 @@ class ClimbModel(nn.Module):
         """Embed slice tokens. Absent slices are hidden and keep their index."""
         num_exams, num_tokens, _ = image.tokens.shape
         if num_tokens != self.num_slice_tokens:
-            raise ValueError(f"the model takes {self.num_slice_tokens} slice tokens an exam, got {num_tokens}")
+            raise ValueError(
+                f"the model takes {self.num_slice_tokens} slice tokens an exam, got {num_tokens}"
+            )
         index = torch.arange(num_tokens, device=image.tokens.device)
         vectors, states = self.fusion(
             image.tokens + self.slice_positions(index),

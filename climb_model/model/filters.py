@@ -30,7 +30,6 @@ RIDGE_MM = (1.6, 2.8)
 LEVELS = (-0.5, 0.5, 1.5, 3.0)
 """Signal levels, in units of the z-score, above which an area counts as bright."""
 LIMIT = 8.0
-PROJECTION_SEED = 20250702
 GRID = 3
 NUM_TOP = 8
 CHUNK = 4
@@ -39,7 +38,7 @@ CHUNK = 4
 
 def gaussian(sigma: float, order: int) -> Float[Tensor, " tap"]:
     """A sampled Gaussian or its first or second derivative, scale-normalised; sigma in pixels."""
-    radius = max(int(math.ceil(3 * sigma)), 2)
+    radius = max(math.ceil(3 * sigma), 2)
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
     g = torch.exp(-(x**2) / (2 * sigma**2))
     g = g / g.sum()
@@ -76,12 +75,11 @@ class FilterBank(nn.Module):
         super().__init__()
         self.pixel_mm = pixel_mm
         mean, whitening = stored_whitening()
-        if width < len(whitening):
-            whitening = whitening[:width]
-        generator = torch.Generator().manual_seed(PROJECTION_SEED)
-        rotation, _ = torch.linalg.qr(torch.randn(width, len(whitening), generator=generator))
+        copies = whitening.repeat(-(-width // len(whitening)), 1)[
+            :width
+        ]  # components repeat to fill the width
         self.register_buffer("shift", mean)
-        self.register_buffer("projection", whitening.T @ rotation.T * math.sqrt(width / len(whitening)))
+        self.register_buffer("projection", copies.T.contiguous())
         self.register_buffer("sigmas", torch.tensor([mm / pixel_mm for mm in (*BLOB_MM, *RIDGE_MM)]))
 
     def maps(self, image: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice map row column"]:

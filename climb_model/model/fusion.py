@@ -31,7 +31,7 @@ class Fusion(nn.Module):
             ff_no_bias=True,
             rotary_pos_emb=True,
             rotary_emb_dim=config.rotary_width,
-            attn_flash=True,
+            attn_flash=config.flash,
             attn_dropout=config.dropout,
             ff_dropout=config.dropout,
         )

@@ -10,23 +10,31 @@ from torch import Tensor
 
 
 def pair_masks(
-    texts: Sequence[Hashable], patients: Sequence[Hashable]
+    texts: Sequence[Sequence[Hashable]], reports: Sequence[Sequence[Hashable]], patients: Sequence[Hashable]
 ) -> tuple[Bool[Tensor, "exam exam"], Bool[Tensor, "exam exam"]]:
-    """Which image-report pairs of a batch are positives, and which may be compared at all.
+    """Which image-text pairs of a batch are positives, and which may be compared at all.
 
-    Same text: positives of each other (identical normal reports are common). Same patient with
-    another text: left out, never a negative.
+    A text is a positive of every exam whose report holds all of its sentences: the same whole report
+    (identical normal ones are common), or the same drawn sentences. Another text of the same patient
+    is left out, never a negative.
+
+    Args:
+        texts: the sentences drawn for each exam; all of its report's, if reports are not drawn from.
+        reports: all sentences of each exam's report.
+        patients: the patient of each exam.
 
     Returns:
-        positive and allowed, both symmetric; the diagonal is True in both.
+        positive and allowed; row = image, column = text. The diagonal is True in both.
     """
-    text_number = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    patient_number = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
-    text = torch.tensor([text_number[t] for t in texts])
-    patient = torch.tensor([patient_number[p] for p in patients])
-    positive = text[:, None] == text[None, :]
-    allowed = positive | (patient[:, None] != patient[None, :])
-    return positive, allowed
+    owned = [frozenset(report) for report in reports]
+    drawn = [frozenset(text) for text in texts]
+    whole = all(text == report for text, report in zip(drawn, owned, strict=True))
+    positive = torch.tensor(
+        [[text == report if whole else text <= report for text in drawn] for report in owned]
+    )
+    number = {patient: row for row, patient in enumerate(dict.fromkeys(patients))}
+    patient = torch.tensor([number[p] for p in patients])
+    return positive, positive | (patient[:, None] != patient[None, :])
 
 
 def contrastive_loss(
@@ -59,10 +67,8 @@ def contrastive_loss(
         raise ValueError(f"contrastive loss needs >= 2 exams in a batch, got {len(image)}")
     logits = log_scale.exp() * image @ text.T
     logits = logits.masked_fill(~allowed, float("-inf"))
-    target = positive.to(logits.dtype)
-    target = target / target.sum(dim=1, keepdim=True)  # both masks are symmetric: rows serve both directions
     losses = [
-        -(target * torch.log_softmax(rows, dim=1).masked_fill(~positive, 0.0)).sum(dim=1).mean()
-        for rows in (logits, logits.T)
+        -(torch.log_softmax(rows, dim=1).masked_fill(~target, 0.0).sum(dim=1) / target.sum(dim=1)).mean()
+        for rows, target in ((logits, positive), (logits.T, positive.T))
     ]
     return (losses[0] + losses[1]) / 2

@@ -130,7 +130,7 @@ def builtin_german(config: TextConfig) -> ReportEncoder:
 
 
 def stem_vectors(tokenizer: Tokenizer, width: int) -> Float[Tensor, "piece dim"]:
-    """Seeded random vectors; `karzinom` and `##karzinom` share one, as words of one stem do in a trained table."""
+    """Seeded random vectors; `karzinom` and `##karzinom` share one, as words of a stem nearly do elsewhere."""
     generator = torch.Generator().manual_seed(BUILTIN_SEED)
     drawn = torch.randn(tokenizer.get_vocab_size(), width, generator=generator)
     vocabulary = tokenizer.get_vocab()
@@ -147,7 +147,11 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
     local = weights is not None
     try:
         bert, loading = BertModel.from_pretrained(
-            source, dtype=torch.float32, local_files_only=local, add_pooling_layer=False, output_loading_info=True
+            source,
+            dtype=torch.float32,
+            local_files_only=local,
+            add_pooling_layer=False,
+            output_loading_info=True,
         )
         fast = AutoTokenizer.from_pretrained(source, local_files_only=local, use_fast=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -160,7 +164,8 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
         )
     if bert.config.hidden_size != config.width:
         raise DataError(
-            f"weights: '{config.weights}' is {bert.config.hidden_size} wide, model.text.width is {config.width}",
+            f"weights: '{config.weights}' is {bert.config.hidden_size} wide, "
+            f"model.text.width is {config.width}",
             f"weights of '{config.weights}' have another width",
         )
     tokenizer: Tokenizer = fast.backend_tokenizer
@@ -170,7 +175,8 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
     positions = bert.embeddings.position_embeddings.weight.detach()
     if tokenizer.get_vocab_size() > len(words):
         raise DataError(
-            f"weights: '{config.weights}' has {tokenizer.get_vocab_size()} pieces but {len(words)} word vectors",
+            f"weights: '{config.weights}' has {tokenizer.get_vocab_size()} pieces "
+            f"but {len(words)} word vectors",
             f"tokenizer and weights of '{config.weights}' do not belong together",
         )
     whole = config.kind == "encoder"
@@ -178,4 +184,6 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
     frozen = bert.state_dict() if whole else {"words": words, "positions": positions}
     facts = {"text": "bert", "kind": config.kind, "config": bert.config.to_diff_dict() if whole else {}}
     facts["config"].pop("_name_or_path", None)
-    return ReportEncoder(config, tokenizer, words, positions, bert if whole else None, fingerprint(frozen, facts))
+    return ReportEncoder(
+        config, tokenizer, words, positions, bert if whole else None, fingerprint(frozen, facts)
+    )

@@ -26,15 +26,13 @@ class SliceEncoder(Protocol):
 
     fingerprint: str
 
-    def __call__(
-        self, slices: Float[Tensor, "slice row column"]
-    ) -> Float[Tensor, "slice dim"]:
+    def __call__(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
         """Tokens of z-scored grey slices, float32."""
         ...
 
 
 class DinoEncoder:
-    """DINOv2's class token (Oquab et al. 2023). Grey is copied to three channels, without ImageNet statistics."""
+    """DINOv2's class token (Oquab et al. 2023) of grey copied to three channels, without ImageNet statistics."""
 
     def __init__(self, config: VisionConfig, weights: Path | None) -> None:
         from transformers import Dinov2Model  # takes seconds to import; the demo does without
@@ -69,7 +67,8 @@ class DinoEncoder:
     def __call__(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
         if slices.shape[1] % self.patch or slices.shape[2] % self.patch:
             raise ValueError(
-                f"DINOv2 wants rows and columns that are multiples of {self.patch}, got {tuple(slices.shape[1:])}"
+                f"DINOv2 wants rows and columns that are multiples of {self.patch}, "
+                f"got {tuple(slices.shape[1:])}"
             )
         tokens = [
             self.model(chunk[:, None].expand(-1, 3, -1, -1)).last_hidden_state[:, 0]

@@ -43,9 +43,7 @@ def weights_source(name: str, weights: Path | None, needed: tuple[str, ...]) -> 
 def load_failure(name: str, error: Exception) -> DataError:
     """One line for weights that exist but cannot be loaded."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(
-        f"weights: '{name}' cannot be loaded: {reason}", f"weights of '{name}' cannot be loaded"
-    )
+    return DataError(f"weights: '{name}' cannot be loaded: {reason}", f"weights of '{name}' cannot be loaded")
 
 
 def fingerprint(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> str:

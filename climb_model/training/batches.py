@@ -13,17 +13,13 @@ from climb_model.prepare import ExamSet, Sentences
 from configs.schema import TrainingConfig
 
 
-Text = tuple[int, ...]
-"""Piece numbers."""
-
-
 @dataclass(frozen=True)
 class BatchPlan:
-    """One step's exams: rows of the exam set and their views, and for each drawing a text per exam."""
+    """One step's exams (rows of the exam set), their views, and for each drawing a text per exam."""
 
     exams: np.ndarray
     views: np.ndarray
-    drawings: tuple[tuple[Text, ...], ...]
+    drawings: tuple[tuple[Sentences, ...], ...]
 
 
 def round_seed(seed: int, site: str, round: int) -> int:
@@ -68,10 +64,10 @@ def plan_round(
         yield BatchPlan(chosen, rng.integers(num_views, size=size), drawings)
 
 
-def choose_text(report: Sentences, most: int, rng: np.random.Generator) -> Text:
+def choose_text(report: Sentences, most: int, rng: np.random.Generator) -> Sentences:
     """The whole report, or 1 to `most` of its sentences in their order."""
-    if 0 < most and len(report) > 1:
-        number = int(rng.integers(1, min(most, len(report)) + 1))
-        kept = np.sort(rng.choice(len(report), number, replace=False))
-        report = tuple(report[sentence] for sentence in kept)
-    return tuple(piece for sentence in report for piece in sentence)
+    if most == 0 or len(report) < 2:
+        return report
+    number = int(rng.integers(1, min(most, len(report)) + 1))
+    kept = np.sort(rng.choice(len(report), number, replace=False))
+    return tuple(report[sentence] for sentence in kept)

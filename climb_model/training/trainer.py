@@ -17,8 +17,8 @@ from climb_model.model.climb import ClimbModel, ImageTokens
 from climb_model.model.embedding import embed_texts
 from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import ExamSet
-from climb_model.training.batches import Text, plan_round, round_seed
+from climb_model.prepare import ExamSet, Sentences
+from climb_model.training.batches import plan_round, round_seed
 from climb_model.training.schedule import learning_rate
 from configs.errors import UserError
 from configs.schema import Settings, TrainingConfig
@@ -46,7 +46,9 @@ class TrainReport:
 def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with decay on weight matrices only."""
     named = sorted(model.named_parameters(), key=lambda item: item[0])
-    free = [value for name, value in named if name.split(".")[-1] in NO_DECAY or name.split(".")[0] in NO_DECAY]
+    free = [
+        value for name, value in named if name.split(".")[-1] in NO_DECAY or name.split(".")[0] in NO_DECAY
+    ]
     decayed = [value for _, value in named if all(value is not other for other in free)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.adam_betas), fused=True)
@@ -99,7 +101,8 @@ def train_round(
                 group["lr"] = learning_rate(config, global_step + step - 1)
             image = perturb(exams.images(plan.exams, plan.views), config, noise)
             patients = [exams.patients[row] for row in plan.exams]
-            loss = clip_step(model, image, reports, plan.drawings, patients, config)
+            whole = [exams.reports[row] for row in plan.exams]
+            loss = clip_step(model, image, reports, plan.drawings, whole, patients, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
@@ -121,7 +124,8 @@ def clip_step(
     model: ClimbModel,
     image: ImageTokens,
     reports: ReportEncoder,
-    drawings: tuple[tuple[Text, ...], ...],
+    drawings: tuple[tuple[Sentences, ...], ...],
+    whole: list[Sentences],
     patients: list[str],
     config: TrainingConfig,
 ) -> Float[Tensor, ""]:
@@ -131,12 +135,17 @@ def clip_step(
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
         image_vectors = model.embed_image(image).vectors
-        text_vectors = embed_texts(model, reports, [text for drawing in drawings for text in drawing])
+        text_vectors = embed_texts(model, reports, [joined(text) for drawing in drawings for text in drawing])
     losses: list[Tensor] = []
     for drawing, vectors in zip(drawings, text_vectors.split(len(patients)), strict=True):
-        positive, allowed = pair_masks(drawing, patients)
+        positive, allowed = pair_masks(drawing, whole, patients)
         losses.append(contrastive_loss(image_vectors, vectors, model.log_scale, positive, allowed))
     return torch.stack(losses).mean()
+
+
+def joined(text: Sentences) -> tuple[int, ...]:
+    """The piece numbers of a text without its sentence borders."""
+    return tuple(piece for sentence in text for piece in sentence)
 
 
 def perturb(image: ImageTokens, config: TrainingConfig, noise: torch.Generator) -> ImageTokens:

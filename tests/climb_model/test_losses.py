@@ -1,0 +1,168 @@
+"""The contrastive objective against plain loops, and the pairs that reports and patients forbid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from climb_model.model.losses import contrastive_loss, pair_masks
+
+LOG_SCALE = torch.tensor(math.log(1 / 0.07))
+
+
+def unit(num_exams: int, seed: int, dim: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(num_exams, dim, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def by_hand(image: Tensor, text: Tensor, scale: float, positive: Tensor, allowed: Tensor) -> float:
+    """Both directions with scalar arithmetic: for each row the mean over its positives of -log p."""
+    total = 0.0
+    n = len(image)
+    for direction in ("image to text", "text to image"):
+        for row in range(n):
+
+            def pair(column: int, row: int = row, direction: str = direction) -> tuple[int, int]:
+                return (row, column) if direction == "image to text" else (column, row)
+
+            logit = {}
+            for column in range(n):
+                i, t = pair(column)
+                if allowed[i, t]:
+                    logit[column] = scale * sum(
+                        a * b for a, b in zip(image[i].tolist(), text[t].tolist(), strict=True)
+                    )
+            whole = math.log(sum(math.exp(value) for value in logit.values()))
+            wanted = [column for column in range(n) if positive[pair(column)]]
+            total += sum(whole - logit[column] for column in wanted) / len(wanted)
+    return total / (2 * n)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.integers(2, 7), st.integers(0, 10_000))
+def test_loss_is_a_plain_loop_for_any_positives_and_excluded_pairs(num_exams: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.eye(num_exams, dtype=torch.bool)
+    positive = own | (torch.rand(num_exams, num_exams, generator=generator) < 0.3)  # not symmetric
+    allowed = positive | (torch.rand(num_exams, num_exams, generator=generator) < 0.6)
+    image, text = unit(num_exams, seed), unit(num_exams, seed + 1)
+    loss = contrastive_loss(image, text, LOG_SCALE.double(), positive, allowed)
+    assert loss.item() == pytest.approx(by_hand(image, text, 1 / 0.07, positive, allowed), rel=1e-6)
+
+
+def test_positives_of_the_two_directions_are_read_along_rows_and_columns() -> None:
+    image, text = unit(3, 0), unit(3, 1)
+    positive = torch.eye(3, dtype=torch.bool)
+    positive[0, 2] = True  # text 2 also describes image 0; text 0 does not describe image 2
+    everywhere = torch.ones(3, 3, dtype=torch.bool)
+    forward = contrastive_loss(image, text, LOG_SCALE.double(), positive, everywhere)
+    assert forward.item() == pytest.approx(by_hand(image, text, 1 / 0.07, positive, everywhere), rel=1e-6)
+    swapped = contrastive_loss(image, text, LOG_SCALE.double(), positive.T, everywhere)
+    assert swapped.item() != pytest.approx(forward.item(), rel=1e-3)
+
+
+def test_nothing_learned_costs_the_log_of_the_number_of_exams() -> None:
+    same = F.normalize(torch.ones(7, 5), dim=-1)
+    loss = contrastive_loss(
+        same, same, LOG_SCALE, torch.eye(7, dtype=torch.bool), torch.ones(7, 7, dtype=torch.bool)
+    )
+    assert loss.item() == pytest.approx(math.log(7), abs=1e-5)
+
+
+def test_a_perfect_match_costs_nothing_at_a_low_temperature() -> None:
+    vectors = torch.eye(4)
+    loss = contrastive_loss(
+        vectors,
+        vectors,
+        torch.tensor(math.log(100.0)),
+        torch.eye(4, dtype=torch.bool),
+        torch.ones(4, 4).bool(),
+    )
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_excluded_pair_changes_neither_loss_nor_gradient() -> None:
+    positive, allowed = torch.eye(3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)
+    allowed[0, 1] = allowed[1, 0] = False
+    text = unit(3, 1).float()
+    found = []
+    for second in (unit(3, 5)[1], unit(3, 6)[1]):
+        image = unit(3, 0).float()
+        image[1] = second.float()
+        image.requires_grad_(True)
+        rows = contrastive_loss(image, text, LOG_SCALE, positive, allowed)
+        (gradient,) = torch.autograd.grad(rows, image)
+        found.append(gradient[0])
+    # image 1 meets text 1 and 2 only, so through those columns alone it may reach image 0
+    allowed_all = torch.ones(3, 3, dtype=torch.bool)
+    image = unit(3, 0).float().requires_grad_(True)
+    (with_pair,) = torch.autograd.grad(contrastive_loss(image, text, LOG_SCALE, positive, allowed_all), image)
+    (without,) = torch.autograd.grad(contrastive_loss(image, text, LOG_SCALE, positive, allowed), image)
+    assert not torch.allclose(with_pair[0], without[0])
+    assert torch.isfinite(torch.stack(found)).all()
+
+
+@pytest.mark.parametrize("log_scale", [0.0, math.log(100.0)])
+def test_gradients_are_finite_where_all_pairs_but_the_own_one_are_excluded(log_scale: float) -> None:
+    image = unit(4, 0).float().requires_grad_(True)
+    text = unit(4, 1).float().requires_grad_(True)
+    scale = torch.tensor(log_scale, requires_grad=True)
+    positive = torch.eye(4, dtype=torch.bool)
+    allowed = torch.ones(4, 4, dtype=torch.bool)
+    allowed[2] = positive[2]  # image 2 may be compared with its own text only
+    loss = contrastive_loss(image, text, scale, positive, allowed)
+    loss.backward()
+    for gradient in (image.grad, text.grad, scale.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("num_exams", [0, 1])
+def test_fewer_than_two_exams_are_refused(num_exams: int) -> None:
+    vectors = torch.ones(num_exams, 3)
+    pairs = torch.ones(num_exams, num_exams, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"needs >= 2 exams in a batch, got {num_exams}"):
+        contrastive_loss(vectors, vectors, LOG_SCALE, pairs, pairs)
+
+
+def test_same_whole_reports_are_positives_of_each_other() -> None:
+    reports = [("a", "b"), ("c",), ("b", "a")]
+    positive, allowed = pair_masks(reports, reports, ["P1", "P2", "P3"])
+    assert positive.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert allowed.all()
+
+
+def test_a_whole_report_within_a_longer_one_is_no_positive() -> None:
+    reports = [("a",), ("a", "b")]
+    positive, _ = pair_masks(reports, reports, ["P1", "P2"])
+    assert positive.tolist() == [[True, False], [False, True]]
+
+
+def test_a_drawn_text_is_a_positive_of_every_report_that_holds_its_sentences() -> None:
+    reports = [("a", "b"), ("a", "c"), ("b", "c")]
+    drawn = [("a",), ("c",), ("b", "c")]
+    positive, _ = pair_masks(drawn, reports, ["P1", "P2", "P3"])
+    # rows are images with their reports, columns are the drawn texts
+    assert positive.tolist() == [[True, False, False], [True, True, False], [False, True, True]]
+
+
+def test_texts_of_one_patient_are_left_out_and_never_negatives() -> None:
+    reports = [("a",), ("b",), ("c",)]
+    positive, allowed = pair_masks(reports, reports, ["P1", "P2", "P1"])
+    assert positive.tolist() == torch.eye(3, dtype=torch.bool).tolist()
+    assert allowed.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+
+
+def test_the_same_text_of_one_patient_is_still_a_positive() -> None:
+    reports = [("a",), ("a",)]
+    positive, allowed = pair_masks(reports, reports, ["P1", "P1"])
+    assert positive.all()
+    assert allowed.all()
