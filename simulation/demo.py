@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from climb_model.data.folders import list_sites, read_site
-from climb_model.data.synthetic import CENTRAL, make_hospitals
+from climb_model.data.synthetic import CENTRAL, RECORD, make_hospitals
 from climb_model.evaluation.ceiling import supervised_ceiling
 from climb_model.evaluation.statistics import auc
 from climb_model.evaluation.zero_shot import zero_shot
@@ -53,7 +54,7 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
     """Make the hospitals, train them together, and compare.
 
     Args:
-        out: new run folder; the hospitals lie in `out/data`.
+        out: new run folder; the hospitals are drawn anew into `OUT.data` beside it.
         seed: of the model's first weights and the order of training; the hospitals stay the same.
         quick: few exams and rounds: shows that everything works, and no useful AUC.
 
@@ -71,10 +72,11 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
         f"Drawing {NUM_SITES} hospitals of {exams} breasts "
         f"and the server's {central_exams} (no real patient) ..."
     )
-    if not data.exists():
-        make_hospitals(
-            data, num_sites=NUM_SITES, exams=exams, central_exams=central_exams, seed=0, workers=WORKERS
-        )
+    if (data / RECORD).exists():
+        shutil.rmtree(data)  # of an earlier demo
+    make_hospitals(
+        data, num_sites=NUM_SITES, exams=exams, central_exams=central_exams, seed=0, workers=WORKERS
+    )
     folders = list_sites(data)
     sites = {name: path for name, path in folders.items() if name != CENTRAL}
     with LiveTable(study=out.name) as screen:

@@ -17,6 +17,7 @@ from flwr.app import Context, RecordDict
 
 from client.app import app as client_app
 from climb_model.atomic import write_text_atomic
+from climb_model.data.synthetic import RECORD
 from climb_model.progress import watched_by
 from climb_model.run_config import to_run_config
 from climb_model.runs import RunError, RunFolder, RunObserver, check_name
@@ -110,11 +111,16 @@ def _go(out: Path, plan: Plan, observer: RunObserver | None) -> dict[str, object
     nodes = [_node_config(folder, name, path, plan.weights) for name, path in plan.sites.items()]
     run_config = to_run_config(folder.settings, folder.study)
     if plan.engine == "flower":
-        return run_flower(folder, nodes, run_config, observer)
-    with watched_by(observer), _process(out / "server.json"):
-        _run_local(nodes, run_config)
+        run_flower(folder, nodes, run_config, observer)
+    else:
+        with watched_by(observer), _process(out / "server.json"):
+            _run_local(nodes, run_config)
     summary = folder.summary()
     assert summary is not None, "the server's app ended without a summary or an error"
+    made = plan.central.parent / RECORD
+    if made.is_file():
+        summary["data"] = json.loads(made.read_text("utf-8"))
+        folder.write_summary(summary)
     return summary
 
 

@@ -80,7 +80,7 @@ def adenosis(rng: np.random.Generator, canvas: Canvas, contrast: float) -> tuple
 def lymph_node(rng: np.random.Generator, canvas: Canvas, contrast: float) -> tuple[Place, float, int]:
     """Kidney-shaped node far out and high, with a fatty hilum."""
     number = int(rng.integers(1, 4))
-    place = (0.0, 0.0, 0.0)
+    place, radius = (0.0, 0.0, 0.0), 0.0
     for node in range(number):
         centre = (
             canvas.radius[1] * rng.uniform(0.25, 0.55),

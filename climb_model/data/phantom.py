@@ -63,10 +63,9 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], cells: t
 
 def texture(rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
     """Cloudy tissue: three octaves of smooth noise."""
-    field = sum(
-        weight * smooth_noise(rng, shape, cells)
-        for weight, cells in ((1.0, (3, 5, 5)), (0.7, (6, 10, 10)), (0.45, (12, 24, 24)))
-    )
+    field = np.zeros(shape, np.float32)
+    for weight, cells in ((1.0, (3, 5, 5)), (0.7, (6, 10, 10)), (0.45, (12, 24, 24))):
+        field += weight * smooth_noise(rng, shape, cells)
     return field / 0.8  # trilinear interpolation lowers the spread of the three octaves to about this
 
 

@@ -20,6 +20,8 @@ from climb_model.data.synthetic_reports import write_report
 from climb_model.data.tissue import TissueBank, lay_tissue
 
 CENTRAL = "CENTRAL"
+RECORD = "made.json"
+"""What a data set was made of; copied into the summary of a run on it."""
 CENTRAL_NUMBER = -1
 FINDINGS = tuple(PAINTERS)
 HEALTHY_SHARE = 0.15
@@ -273,7 +275,7 @@ def make_hospitals(
         "difficulty": difficulty,
         "tissue": None if bank is None else {"volumes": bank.record(), "real_voxel_share": mean_share(drawn)},
     }
-    (partial / "made.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    (partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     if out.exists():
         out.rmdir()
     partial.rename(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,23 +30,29 @@ class TissueBank:
         """Read all NIfTI volumes below a folder.
 
         Raises:
-            DataError: if there is none, or one is not a 3-D volume.
+            DataError: if there is none, or one cannot be read, is not a 3-D volume or is empty.
         """
         import nibabel as nib
+        from nibabel.filebasedimages import ImageFileError
 
         paths = sorted([*folder.rglob("*.nii"), *folder.rglob("*.nii.gz")])
         if not paths:
             raise DataError(f"tissue: no .nii or .nii.gz below {folder}", "no tissue volume")
         names, hashes, volumes, spacings = [], [], [], []
         for path in paths:
-            image = nib.as_closest_canonical(nib.load(path))
-            values = np.asarray(image.dataobj, dtype=np.float32)
+            try:
+                image = nib.as_closest_canonical(nib.load(path))
+                values = np.asarray(image.dataobj, dtype=np.float32)
+            except (OSError, ValueError, EOFError, zlib.error, ImageFileError):
+                raise DataError(f"tissue: {path} cannot be read", "a tissue volume cannot be read") from None
             if values.ndim != 3 or min(values.shape) < 16:
                 raise DataError(
                     f"tissue: {path} has shape {values.shape}, wanted 3 dimensions of at least 16 voxels",
                     "a tissue volume is not 3-D",
                 )
             values = np.nan_to_num(values.transpose(2, 1, 0))
+            if not (values > 0).any():
+                raise DataError(f"tissue: {path} has no positive voxel", "a tissue volume is empty")
             top = float(np.percentile(values[values > 0], 99))
             names.append(path.name)
             hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -130,7 +131,7 @@ def builtin_german(config: TextConfig) -> ReportEncoder:
 
 
 def stem_vectors(tokenizer: Tokenizer, width: int) -> Float[Tensor, "piece dim"]:
-    """Seeded random vectors; `karzinom` and `##karzinom` share one, as words of a stem nearly do elsewhere."""
+    """Seeded random vectors; `karzinom` and `##karzinom` share one, as words of a stem nearly do."""
     generator = torch.Generator().manual_seed(BUILTIN_SEED)
     drawn = torch.randn(tokenizer.get_vocab_size(), width, generator=generator)
     vocabulary = tokenizer.get_vocab()
@@ -146,13 +147,14 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
     source = weights_source(config.weights, weights, BERT_FILES)
     local = weights is not None
     try:
-        bert, loading = BertModel.from_pretrained(
+        loaded: Any = BertModel.from_pretrained(
             source,
             dtype=torch.float32,
             local_files_only=local,
             add_pooling_layer=False,
             output_loading_info=True,
         )
+        bert, loading = loaded
         fast = AutoTokenizer.from_pretrained(source, local_files_only=local, use_fast=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise load_failure(config.weights, error) from None
@@ -182,8 +184,9 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
     whole = config.kind == "encoder"
     bert = bert.eval().requires_grad_(False)
     frozen = bert.state_dict() if whole else {"words": words, "positions": positions}
-    facts = {"text": "bert", "kind": config.kind, "config": bert.config.to_diff_dict() if whole else {}}
-    facts["config"].pop("_name_or_path", None)
+    described: dict[str, Any] = bert.config.to_diff_dict() if whole else {}
+    described.pop("_name_or_path", None)
+    facts = {"text": "bert", "kind": config.kind, "config": described}
     return ReportEncoder(
         config, tokenizer, words, positions, bert if whole else None, fingerprint(frozen, facts)
     )

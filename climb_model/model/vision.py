@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from configs.schema import BUILTIN_FILTERS, DataConfig, VisionConfig
 
 DINO_FILES = ("config.json", "model.safetensors")
 CHUNK = 8
-"""Slices encoded at once; small chunks stay in the cache (see docs/log.md)."""
+"""Slices encoded at once; small chunks stay in the cache."""
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class SliceEncoder(Protocol):
 
 
 class DinoEncoder:
-    """DINOv2's class token (Oquab et al. 2023) of grey copied to three channels, without ImageNet statistics."""
+    """DINOv2's class token (Oquab et al. 2023) of grey copied to three channels, no ImageNet statistics."""
 
     def __init__(self, config: VisionConfig, weights: Path | None) -> None:
         from transformers import Dinov2Model  # takes seconds to import; the demo does without
@@ -40,9 +40,10 @@ class DinoEncoder:
         source = weights_source(config.weights, weights, DINO_FILES)
         try:
             # eager loading in float32: transformers keeps a stored float16, slow and coarse on a CPU
-            model, loading = Dinov2Model.from_pretrained(
+            loaded: Any = Dinov2Model.from_pretrained(
                 source, dtype=torch.float32, local_files_only=weights is not None, output_loading_info=True
             )
+            model, loading = loaded
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise load_failure(config.weights, error) from None
         lost = sorted(loading["missing_keys"])

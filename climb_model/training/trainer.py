@@ -51,7 +51,9 @@ def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.Ada
     ]
     decayed = [value for _, value in named if all(value is not other for other in free)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.adam_betas), fused=True)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.adam_betas[0], config.adam_betas[1]), fused=True
+    )
 
 
 def train_round(
