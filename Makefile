@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Before torch is imported: one thread in tests, so that two runs add numbers in the same order.
-TEST_ENV := OMP_NUM_THREADS=1
+TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 # pytest's exit code when no test has the mark.
 NONE_FOUND := 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import errno
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +63,9 @@ class Tool:
         Returns:
             0 done; 1 the work failed; 2 wrong usage or settings; 130 interrupted by the user.
         """
+        # threads that wait by spinning stall for minutes when another program wants the same cores;
+        # read when torch is first imported, which no command has done yet
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         parsed, rest = self._parser.parse_known_args(arguments)
         overrides = [text for text in rest if "=" in text and not text.startswith("-")]
         strange = [text for text in rest if text not in overrides] if parsed.takes_settings else rest

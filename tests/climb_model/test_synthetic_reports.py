@@ -200,12 +200,13 @@ def test_central_writes_no_sentence_that_a_training_hospital_writes() -> None:
         assert not central & sentences(hospital)
 
 
-def test_the_base_styles_share_no_positive_statement() -> None:
+def test_the_base_styles_share_no_positive_statement_but_short_diagnoses() -> None:
     positives = []
     for hospital in (0, 1, 2, 3, CENTRAL):
         texts = [text for _, _, text in reports_of(hospital)]
         sentences = {sentence for text in texts for sentence in split_sentences(text)}
-        positives.append({s for s in sentences if terms_in(s) and not DENIAL.search(s.lower())})
+        described = {s for s in sentences if re.search(r"\d", s)}  # "Zyste links." has no size and no place
+        positives.append({s for s in described if terms_in(s) and not DENIAL.search(s.lower())})
     for index, own in enumerate(positives):
         assert len(own) > 100
         for other in positives[index + 1 :]:
