@@ -103,8 +103,8 @@ def test_many_unknown_tokens_are_refused_without_a_word_of_the_text(frozen: Froz
     with pytest.raises(DataError) as caught:
         tokenized(frozen.text, text)
     fact = (
-        f"site 'A': {num_unknown / num_pieces:.1%} of {num_pieces} report tokens are unknown to the tokenizer "
-        "of 'builtin:german', at most 2.0% wanted"
+        f"site 'A': {num_unknown / num_pieces:.1%} of {num_pieces} report tokens are unknown to the "
+        "tokenizer of 'builtin:german', at most 2.0% wanted"
     )
     assert str(caught.value) == caught.value.public == fact
     assert SECRET not in fact

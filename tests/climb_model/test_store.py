@@ -166,7 +166,7 @@ def test_a_build_that_was_killed_is_begun_again(
     class Killed(BaseException):
         pass
 
-    def kill(done: int, all_: int) -> None:
+    def kill(done: int, _: int) -> None:
         if done == 4:
             raise Killed
 
@@ -191,7 +191,7 @@ def test_a_store_of_another_site_is_refused(
 ) -> None:
     opened(folder, frozen, scratch)
     other = make_site(tmp_path, "B", exams=8)
-    with pytest.raises(DataError, match="belongs to site 'A'.*wanted site 'B'") as caught:
+    with pytest.raises(DataError, match=r"belongs to site 'A'.*wanted site 'B'") as caught:
         opened(other, frozen, scratch)
     assert "\n" not in str(caught.value)
     assert caught.value.public == "the token store belongs to another site"
@@ -268,7 +268,7 @@ def test_a_view_is_the_same_for_the_same_uid_and_number(volume: Volume) -> None:
 
 
 def test_a_view_is_the_exam_shifted_and_never_mirrored(volume: Volume) -> None:
-    """For each view there is one small shift at which all slices agree up to gain and offset; no mirror has one."""
+    """Some small shift makes exam and view agree up to gain and offset; no mirror image has one."""
     shift = 3  # 8 % of 40 pixels
     for view in range(1, 13):
         made = make_view(volume, "uid", view).values

@@ -1,4 +1,4 @@
-"""Whether the synthetic exams can be learned only by looking: no short cut, no hidden label, no chance gain."""
+"""Synthetic exams can be learned only by looking: no short cut, no hidden label, no chance gain."""
 
 from __future__ import annotations
 
