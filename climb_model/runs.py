@@ -111,10 +111,11 @@ class RunFolder:
         """Begin a new run.
 
         Raises:
-            RunError: if the folder already holds a run, or the study has no usable name.
+            RunError: if the folder already holds a run, or the study has no usable name. A run that
+                failed before round 0 holds nothing yet and is begun again; its slice tokens are kept.
         """
         check_name("study", study)
-        if (path / "run.json").exists():
+        if (path / "history.jsonl").exists() or (path / "checkpoints").exists():
             raise RunError(f"{path} already holds a run: go on with --resume, or choose another --out")
         write_text_atomic(path / "config.yaml", to_yaml(settings))
         write_text_atomic(path / "run.json", _dumps({"study": study, "settings": settings_hash(settings)}))

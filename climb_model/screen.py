@@ -109,7 +109,9 @@ class LiveTable:
         else:
             self._say(plain_line(record, previous, self._num_rounds))
         for entry in record.rejected:
-            reason = f"rejected: site {printable(entry['site'])}: {printable(entry['reason'])}"
+            named = entry["reason"].startswith(f"site '{entry['site']}'")
+            who = "" if named else f"site {printable(entry['site'])}: "
+            reason = f"rejected: {who}{printable(entry['reason'])}"
             self._say(f"{'':>7}  {reason}" if self._live else f"round {record.round}: {reason}", style="red")
 
     def finished(self, summary: Mapping[str, object]) -> None:

@@ -24,6 +24,9 @@ HELLO_WORDS: tuple[str, ...] = ("site", "fingerprint", "settings", "notices")
 REFUSAL = "refused"
 """The key under which a site that cannot take part says why, in one line without identifiers."""
 
+REFUSAL_WORDS: tuple[str, ...] = ("site", REFUSAL)
+"""The only words of a refusal: the site's name and the line."""
+
 
 class SharingError(UserError):
     """Tensors that are not what was agreed; one line naming sender, tensor, wanted and got."""

@@ -46,11 +46,11 @@ def _add_make_data(tool: Tool) -> None:
     parser = tool.verb("make-data", _make_data, does="write synthetic hospitals with planted findings")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder, one folder a hospital below it")
     parser.add_argument("--sites", type=whole_number(1), default=4, help="training hospitals")
-    parser.add_argument("--exams", type=whole_number(2), default=200, help="breasts a hospital")
-    parser.add_argument("--central-exams", type=whole_number(2), default=260, help="breasts of the server")
+    parser.add_argument("--exams", type=whole_number(20), default=200, help="breasts a hospital")
+    parser.add_argument("--central-exams", type=whole_number(20), default=260, help="breasts of the server")
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument(
-        "--difficulty", type=_difficulty, default=1.0, help="1 is the standard, 0 the easiest"
+        "--difficulty", type=_difficulty, default=1.0, help="1 is the standard, smaller is easier"
     )
     parser.add_argument("--tissue", type=Path, metavar="DIR", help="NIfTI volumes as real background")
     parser.add_argument("--workers", type=whole_number(1), default=2, help="processes")
@@ -61,8 +61,8 @@ def _difficulty(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"must be a number in [0, 100], got {text!r}")
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"must be a number in (0, 100], got {text!r}")
     return value
 
 
@@ -109,7 +109,8 @@ def _run(arguments: argparse.Namespace) -> int:
     data = existing_folder(arguments.data, "--data")
     central = existing_folder(arguments.central or data / CENTRAL, "--central")
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
-    out = new_folder(arguments.out, "--out")
+    begun = (arguments.out / "run.json").is_file()  # the run folder itself tells what it holds
+    out = arguments.out if begun else new_folder(arguments.out, "--out")
     from climb_model.data.folders import list_sites
 
     sites = {name: path for name, path in list_sites(data).items() if not path.samefile(central)}

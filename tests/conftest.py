@@ -22,6 +22,7 @@ install_import_hook(PACKAGES, "beartype.beartype(conf=beartype.BeartypeConf(is_p
 os.environ.update(
     OMP_NUM_THREADS="1",
     MKL_NUM_THREADS="1",
+    OMP_WAIT_POLICY="passive",  # spinning threads starve other processes on the same cores
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",

@@ -16,7 +16,7 @@ from configs.schema import Settings
 
 FloatArray = NDArray[np.floating]
 
-STRENGTHS = (0.03, 0.3, 3.0, 30.0)
+STRENGTHS = (0.03, 0.3, 3.0, 30.0, 300.0)
 """Inverse L2 penalties tried, for features scaled so that an exam's squared length is 1 on average."""
 
 EXAMS_AT_ONCE = 64

@@ -36,7 +36,7 @@ def trainable(exams: ExamSet) -> np.ndarray:
     rows = np.array([row for row, report in enumerate(exams.reports) if report], dtype=np.int64)
     num_patients = len({exams.patients[row] for row in rows})
     if num_patients < 2:
-        fact = f"site '{exams.site}' has {num_patients} patients with a report to train on, at least 2 wanted"
+        fact = f"site '{exams.site}': 2 patients or more with a report wanted, got {num_patients}"
         raise DataError(fact, fact)
     return rows
 

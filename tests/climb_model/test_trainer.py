@@ -248,7 +248,7 @@ def test_one_patient_is_refused(make_exams: MakeExams, reports: ReportEncoder, w
     sentences = (((1,),), ((2,),), ()) if without_report else (((1,),), ((2,),), ((3,),))
     exams = make_exams(3, patients=patients, reports=sentences)
     with pytest.raises(
-        DataError, match="site 'A' has 1 patients with a report to train on, at least 2 wanted"
+        DataError, match="site 'A': 2 patients or more with a report wanted, got 1"
     ):
         train(exams, reports, debug())
 

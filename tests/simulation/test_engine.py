@@ -259,6 +259,16 @@ def test_a_folder_with_a_run_is_not_overwritten(finished: Any, study: Any) -> No
         run(study.settings(), sites=study.sites, central=study.central, out=out)
 
 
+def test_a_run_that_failed_before_it_learned_is_begun_again(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(DataError):
+        run(study.settings(), sites=study.sites, central=tmp_path / "nowhere", out=out)
+    assert (out / "run.json").exists()
+    summary = run(study.settings(), sites=study.sites, central=study.central, out=out)
+    assert summary["rounds"] == study.settings().federation.num_rounds
+    assert not (out / "failure.txt").exists()
+
+
 def test_resuming_a_complete_run_gives_its_summary_and_trains_nothing(finished: Any) -> None:
     out, summary, _ = finished
     notebook = Notebook()
