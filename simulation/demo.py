@@ -31,7 +31,7 @@ from simulation.engine import run
 NUM_SITES = 4
 EXAMS = 400
 """Breasts per hospital."""
-CENTRAL_EXAMS = 400
+CENTRAL_EXAMS = 300
 """Breasts of the server: a quarter validation, the rest test."""
 WORKERS = 2
 

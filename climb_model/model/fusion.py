@@ -35,7 +35,9 @@ class Fusion(nn.Module):
             attn_dropout=config.dropout,
             ff_dropout=config.dropout,
         )
-        self.class_token = nn.Parameter(torch.empty(config.width).normal_(std=0.02))
+        # As large as a token: with a small one the untrained network scatters its embeddings at random,
+        # and the first steps do nothing but draw them together again (figures in docs/log.md).
+        self.class_token = nn.Parameter(torch.empty(config.width).normal_())
         self.projection = nn.Linear(config.width, config.width, bias=False)
 
     def forward(

@@ -10,55 +10,61 @@ from torch import Tensor
 
 
 def pair_masks(
-    texts: Sequence[Sequence[Hashable]], reports: Sequence[Sequence[Hashable]], patients: Sequence[Hashable]
-) -> tuple[Bool[Tensor, "exam exam"], Bool[Tensor, "exam exam"]]:
+    texts: Sequence[Sequence[Hashable]],
+    reports: Sequence[Sequence[Hashable]],
+    patients: Sequence[Hashable],
+    *,
+    drawn: bool,
+) -> tuple[Bool[Tensor, "exam text"], Bool[Tensor, "exam text"]]:
     """Which image-text pairs of a batch are positives, and which may be compared at all.
 
-    A text is a positive of every exam whose report holds all of its sentences: the same whole report
-    (identical normal ones are common), or the same drawn sentences. Another text of the same patient
-    is left out, never a negative.
+    A drawn text is a positive of every exam whose report holds all of its sentences; a whole report is
+    one of every exam with the same report (identical normal ones are common). A text is compared with
+    no other exam of a patient whom it describes: such a pair is left out, never a negative.
 
     Args:
-        texts: the sentences drawn for each exam; all of its report's, if reports are not drawn from.
+        texts: the sentences of each different text.
         reports: all sentences of each exam's report.
         patients: the patient of each exam.
+        drawn: whether the texts are some sentences of the reports, not whole reports.
 
     Returns:
-        positive and allowed; row = image, column = text. The diagonal is True in both.
+        positive and allowed; row = image, column = text.
     """
     owned = [frozenset(report) for report in reports]
-    drawn = [frozenset(text) for text in texts]
-    whole = all(text == report for text, report in zip(drawn, owned, strict=True))
+    told = [frozenset(text) for text in texts]
     positive = torch.tensor(
-        [[text == report if whole else text <= report for text in drawn] for report in owned]
+        [[text <= report if drawn else text == report for text in told] for report in owned]
     )
     number = {patient: row for row, patient in enumerate(dict.fromkeys(patients))}
     patient = torch.tensor([number[p] for p in patients])
-    return positive, positive | (patient[:, None] != patient[None, :])
+    same = patient[:, None] == patient[None, :]
+    described = (same.float() @ positive.float()) > 0  # the text is a positive of this patient's exam
+    return positive, positive | ~described
 
 
 def contrastive_loss(
     image: Float[Tensor, "exam dim"],
-    text: Float[Tensor, "exam dim"],
+    text: Float[Tensor, "text dim"],
     log_scale: Float[Tensor, ""],
-    positive: Bool[Tensor, "exam exam"],
-    allowed: Bool[Tensor, "exam exam"],
+    positive: Bool[Tensor, "exam text"],
+    allowed: Bool[Tensor, "exam text"],
 ) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy over the allowed image-report pairs of a batch.
+    """Symmetric cross-entropy over the allowed image-text pairs of a batch.
 
     CLIP's loss (Radford et al. 2021, figure 3) with the target spread evenly over the positives of
-    a row, as in supervised contrastive learning (Khosla et al. 2020, eq. 2). Row i of both
-    embeddings is exam i.
+    a row, as in supervised contrastive learning (Khosla et al. 2020, eq. 2). With one text for each
+    exam and no repeats it is CLIP's.
 
     Args:
         image: unit-length image embeddings.
-        text: unit-length report embeddings.
+        text: unit-length embeddings of the different texts.
         log_scale: natural log of the inverse temperature.
-        positive: pairs that belong together; True on the diagonal.
+        positive: pairs that belong together; at least one in every row and column.
         allowed: pairs that take part; the others count neither as positive nor as negative.
 
     Returns:
-        Mean over exams and both directions, in nats.
+        Mean of image to text (over exams) and text to image (over texts), in nats.
 
     Raises:
         ValueError: with fewer than 2 exams, where the loss is 0 whatever the weights.

@@ -15,11 +15,11 @@ from configs.schema import TrainingConfig
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One step's exams (rows of the exam set), their views, and for each drawing a text per exam."""
+    """One step's exams (rows of the exam set), their views, and the different texts drawn for them."""
 
     exams: np.ndarray
     views: np.ndarray
-    drawings: tuple[tuple[Sentences, ...], ...]
+    texts: tuple[Sentences, ...]
 
 
 def round_seed(seed: int, site: str, round: int) -> int:
@@ -57,11 +57,13 @@ def plan_round(
             queue = np.empty(0, dtype=np.int64)  # both breasts of one patient only: nothing to contrast
             other = rng.permutation([r for r in rows if exams.patients[r] != exams.patients[chosen[0]]])
             chosen = np.concatenate([chosen[:-1], other[:1]])
-        drawings = tuple(
-            tuple(choose_text(exams.reports[row], config.report_sentences, rng) for row in chosen)
+        drawn = (
+            choose_text(exams.reports[row], config.report_sentences, rng)
             for _ in range(config.texts_per_exam)
+            for row in chosen
         )
-        yield BatchPlan(chosen, rng.integers(num_views, size=size), drawings)
+        texts = tuple(dict.fromkeys(drawn))
+        yield BatchPlan(chosen, rng.integers(num_views, size=size), texts)
 
 
 def choose_text(report: Sentences, most: int, rng: np.random.Generator) -> Sentences:

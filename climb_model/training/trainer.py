@@ -104,7 +104,7 @@ def train_round(
             image = perturb(exams.images(plan.exams, plan.views), config, noise)
             patients = [exams.patients[row] for row in plan.exams]
             whole = [exams.reports[row] for row in plan.exams]
-            loss = clip_step(model, image, reports, plan.drawings, whole, patients, config)
+            loss = clip_step(model, image, reports, plan.texts, whole, patients, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
@@ -126,23 +126,20 @@ def clip_step(
     model: ClimbModel,
     image: ImageTokens,
     reports: ReportEncoder,
-    drawings: tuple[tuple[Sentences, ...], ...],
+    texts: tuple[Sentences, ...],
     whole: list[Sentences],
     patients: list[str],
     config: TrainingConfig,
 ) -> Float[Tensor, ""]:
-    """The contrastive loss of one batch, averaged over the drawings of its texts.
+    """The contrastive loss of one batch of images and the different texts drawn for it.
 
-    Embeddings and loss are float32 in every precision. A text that occurs twice is embedded once.
+    Embeddings and loss are float32 in every precision.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
         image_vectors = model.embed_image(image).vectors
-        text_vectors = embed_texts(model, reports, [joined(text) for drawing in drawings for text in drawing])
-    losses: list[Tensor] = []
-    for drawing, vectors in zip(drawings, text_vectors.split(len(patients)), strict=True):
-        positive, allowed = pair_masks(drawing, whole, patients)
-        losses.append(contrastive_loss(image_vectors, vectors, model.log_scale, positive, allowed))
-    return torch.stack(losses).mean()
+        text_vectors = embed_texts(model, reports, [joined(text) for text in texts])
+    positive, allowed = pair_masks(texts, whole, patients, drawn=config.report_sentences > 0)
+    return contrastive_loss(image_vectors, text_vectors, model.log_scale, positive, allowed)
 
 
 def joined(text: Sentences) -> tuple[int, ...]:

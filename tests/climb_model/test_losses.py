@@ -24,34 +24,37 @@ def unit(num_exams: int, seed: int, dim: int = 5) -> Tensor:
 def by_hand(image: Tensor, text: Tensor, scale: float, positive: Tensor, allowed: Tensor) -> float:
     """Both directions with scalar arithmetic: for each row the mean over its positives of -log p."""
     total = 0.0
-    n = len(image)
     for direction in ("image to text", "text to image"):
-        for row in range(n):
+        rows, columns = (len(image), len(text)) if direction == "image to text" else (len(text), len(image))
+        for row in range(rows):
 
             def pair(column: int, row: int = row, direction: str = direction) -> tuple[int, int]:
                 return (row, column) if direction == "image to text" else (column, row)
 
             logit = {}
-            for column in range(n):
+            for column in range(columns):
                 i, t = pair(column)
                 if allowed[i, t]:
                     logit[column] = scale * sum(
                         a * b for a, b in zip(image[i].tolist(), text[t].tolist(), strict=True)
                     )
             whole = math.log(sum(math.exp(value) for value in logit.values()))
-            wanted = [column for column in range(n) if positive[pair(column)]]
-            total += sum(whole - logit[column] for column in wanted) / len(wanted)
-    return total / (2 * n)
+            wanted = [column for column in range(columns) if positive[pair(column)]]
+            total += sum(whole - logit[column] for column in wanted) / len(wanted) / rows
+    return total / 2
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(st.integers(2, 7), st.integers(0, 10_000))
-def test_loss_is_a_plain_loop_for_any_positives_and_excluded_pairs(num_exams: int, seed: int) -> None:
+@given(st.integers(2, 7), st.integers(1, 9), st.integers(0, 10_000))
+def test_loss_is_a_plain_loop_for_any_positives_and_excluded_pairs(
+    num_exams: int, num_texts: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    own = torch.eye(num_exams, dtype=torch.bool)
-    positive = own | (torch.rand(num_exams, num_exams, generator=generator) < 0.3)  # not symmetric
-    allowed = positive | (torch.rand(num_exams, num_exams, generator=generator) < 0.6)
-    image, text = unit(num_exams, seed), unit(num_exams, seed + 1)
+    exams, texts = torch.arange(num_exams)[:, None], torch.arange(num_texts)[None, :]
+    own = (exams % num_texts == texts) | (texts % num_exams == exams)  # one in every row and column
+    positive = own | (torch.rand(num_exams, num_texts, generator=generator) < 0.3)  # not symmetric
+    allowed = positive | (torch.rand(num_exams, num_texts, generator=generator) < 0.6)
+    image, text = unit(num_exams, seed), unit(num_texts, seed + 1)
     loss = contrastive_loss(image, text, LOG_SCALE.double(), positive, allowed)
     assert loss.item() == pytest.approx(by_hand(image, text, 1 / 0.07, positive, allowed), rel=1e-6)
 
@@ -127,36 +130,46 @@ def test_fewer_than_two_exams_are_refused(num_exams: int) -> None:
         contrastive_loss(vectors, vectors, LOG_SCALE, pairs, pairs)
 
 
-def test_same_whole_reports_are_positives_of_each_other() -> None:
+def test_a_whole_report_is_a_positive_of_every_exam_with_the_same_one() -> None:
     reports = [("a", "b"), ("c",), ("b", "a")]
-    positive, allowed = pair_masks(reports, reports, ["P1", "P2", "P3"])
-    assert positive.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    positive, allowed = pair_masks(reports[:2], reports, ["P1", "P2", "P3"], drawn=False)
+    assert positive.tolist() == [[True, False], [False, True], [True, False]]
     assert allowed.all()
 
 
 def test_a_whole_report_within_a_longer_one_is_no_positive() -> None:
     reports = [("a",), ("a", "b")]
-    positive, _ = pair_masks(reports, reports, ["P1", "P2"])
+    positive, _ = pair_masks(reports, reports, ["P1", "P2"], drawn=False)
     assert positive.tolist() == [[True, False], [False, True]]
 
 
 def test_a_drawn_text_is_a_positive_of_every_report_that_holds_its_sentences() -> None:
     reports = [("a", "b"), ("a", "c"), ("b", "c")]
-    drawn = [("a",), ("c",), ("b", "c")]
-    positive, _ = pair_masks(drawn, reports, ["P1", "P2", "P3"])
+    texts = [("a",), ("c",), ("b", "c"), ("b",)]
+    positive, _ = pair_masks(texts, reports, ["P1", "P2", "P3"], drawn=True)
     # rows are images with their reports, columns are the drawn texts
-    assert positive.tolist() == [[True, False, False], [True, True, False], [False, True, True]]
+    assert positive.tolist() == [
+        [True, False, False, True],
+        [True, True, False, False],
+        [False, True, True, True],
+    ]
 
 
 def test_texts_of_one_patient_are_left_out_and_never_negatives() -> None:
     reports = [("a",), ("b",), ("c",)]
-    positive, allowed = pair_masks(reports, reports, ["P1", "P2", "P1"])
+    positive, allowed = pair_masks(reports, reports, ["P1", "P2", "P1"], drawn=False)
     assert positive.tolist() == torch.eye(3, dtype=torch.bool).tolist()
     assert allowed.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
 
 
+def test_a_text_that_describes_two_patients_is_left_out_for_the_other_breasts_of_both() -> None:
+    reports = [("a",), ("b",), ("a",), ("c",), ("d",)]
+    _, allowed = pair_masks([("a",)], reports, ["P1", "P1", "P2", "P2", "P3"], drawn=False)
+    assert allowed[:, 0].tolist() == [True, False, True, False, True]
+
+
 def test_the_same_text_of_one_patient_is_still_a_positive() -> None:
     reports = [("a",), ("a",)]
-    positive, allowed = pair_masks(reports, reports, ["P1", "P1"])
+    positive, allowed = pair_masks([("a",)], reports, ["P1", "P1"], drawn=False)
     assert positive.all()
     assert allowed.all()

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from climb_model.data.exam import DataError
 from climb_model.lock import LockedError
 from climb_model.model.climb import build_model
 from climb_model.progress import Silent
