@@ -41,7 +41,7 @@ QUICK_ROUNDS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One hospital's training alone: what a worker process needs."""
+    """One hospital: what a worker process needs."""
 
     site: str
     data: Path
@@ -79,10 +79,27 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
     )
     folders = list_sites(data)
     sites = {name: path for name, path in folders.items() if name != CENTRAL}
-    with LiveTable(study=out.name) as screen:
-        summary = run(settings, sites=sites, central=folders[CENTRAL], out=out, observer=screen)
-    print("Training each hospital alone for the same steps, and a classifier on all labels ...")
-    summary["comparison"] = compare(settings, sites, folders[CENTRAL], out)
+    jobs = [Job(name, path, folders[CENTRAL], out, settings) for name, path in sites.items()]
+    print("Computing the slice tokens of all exams, once ...")
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+        kept = [
+            pool.submit(keep_central_tokens, jobs[0]),
+            *(pool.submit(keep_all_tokens, job) for job in jobs),
+        ]
+        for done in kept:
+            done.result()
+    # Each hospital trains alone in a second process while the federation trains in this one.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        alone = {job.site: pool.submit(train_alone, job) for job in jobs}
+        try:
+            with LiveTable(study=out.name) as screen:
+                summary = run(settings, sites=sites, central=folders[CENTRAL], out=out, observer=screen)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        print("Waiting for the hospitals that train alone for the same steps ...")
+        reached = {name: future.result() for name, future in alone.items()}
+    summary["comparison"] = compare(jobs, reached)
     summary["demo_seconds"] = round(time.monotonic() - begin, 1)
     RunFolder.open(out).write_summary(summary)
     page = write_report(out)
@@ -91,16 +108,26 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
     return summary
 
 
-def compare(settings: Settings, sites: dict[str, Path], central: Path, out: Path) -> dict[str, object]:
+def keep_all_tokens(job: Job) -> None:
+    """Compute the tokens that this hospital's trainings and the ceiling open."""
+    frozen = FrozenEncoders.load(job.settings)
+    for split in ("train", "val"):
+        open_split(job.site, job.data, split, frozen, job.settings, job.out)
+
+
+def keep_central_tokens(job: Job) -> None:
+    """Compute the tokens of the server's exams."""
+    open_central(job.central, FrozenEncoders.load(job.settings), job.settings, job.out)
+
+
+def compare(jobs: list[Job], alone: dict[str, float]) -> dict[str, object]:
     """The two yardsticks of a federation: the best hospital alone, and a ceiling with all labels."""
-    jobs = [Job(name, path, central, out, settings) for name, path in sites.items()]
-    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        alone = dict(zip(sites, pool.map(train_alone, jobs), strict=True))
     best = max(alone, key=lambda name: alone[name])
+    settings, out = jobs[0].settings, jobs[0].out
     frozen = FrozenEncoders.load(settings)
     train = [open_split(job.site, job.data, "train", frozen, settings, job.out) for job in jobs]
     val = [open_split(job.site, job.data, "val", frozen, settings, job.out) for job in jobs]
-    ceiling = supervised_ceiling(train, val, open_central(central, frozen, settings, out), settings)
+    ceiling = supervised_ceiling(train, val, open_central(jobs[0].central, frozen, settings, out), settings)
     return {
         "best_site": {"name": best, "mean_auc": alone[best]},
         "alone": alone,
@@ -111,7 +138,7 @@ def compare(settings: Settings, sites: dict[str, Path], central: Path, out: Path
 
 def train_alone(job: Job) -> float:
     """Mean zero-shot AUC of a hospital that trains alone, as long as it does in the federation."""
-    settings = replace(job.settings, training=replace(job.settings.training, num_threads=1))
+    settings = job.settings
     frozen = FrozenEncoders.load(settings)
     exams = open_split(job.site, job.data, "train", frozen, settings, job.out)
     model = build_model(settings)
