@@ -13,6 +13,13 @@ from torch import Tensor
 from climb_model.data.exam import DataError
 
 
+def loading_quietly(local: bool) -> None:
+    """No progress bar for files that are here already; a download keeps its own."""
+    from transformers.utils import logging
+
+    (logging.disable_progress_bar if local else logging.enable_progress_bar)()
+
+
 def weights_source(name: str, weights: Path | None, needed: tuple[str, ...]) -> str | Path:
     """The folder or hub name to load `name` from.
 

@@ -52,7 +52,8 @@ def test_untrained_models_are_at_chance_on_the_demos_exams(tmp_path: Path) -> No
         findings=settings.evaluation.findings,
     )
     exams = prepare(site, "test", frozen, settings, tmp_path / "scratch")
-    assert exams.num_exams == 300
+    assert exams.num_exams >= 200
+    assert min(exams.labels.sum(axis=0)) >= 20
     means: list[float] = []
     for seed in SEEDS:
         untrained = load_settings("demo", [f"seed={seed}"])
