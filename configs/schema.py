@@ -131,6 +131,10 @@ class TrainingConfig:
     slice_dropout: float = 0.0
     """Chance that a slice token is hidden in a training step."""
 
+    chunk_size: int = 0
+    """Exams, or texts, whose activations are in memory at once (GradCache, Gao et al. 2021): the same
+    gradients for a second forward pass. 0 is the whole batch in one pass."""
+
     max_gradient_norm: float = 1.0
     precision: str = "float32"
     """`float32` or `bfloat16` (autocast; loss and optimizer stay float32)."""

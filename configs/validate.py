@@ -193,6 +193,12 @@ def _training(training: TrainingConfig) -> Iterator[Problem]:
         yield from _chance(f"training.adam_betas[{place}]", beta)
     yield from _at_least("training.token_noise", training.token_noise, 0)
     yield from _chance("training.slice_dropout", training.slice_dropout)
+    yield from _number(
+        "training.chunk_size",
+        training.chunk_size,
+        ">= 0 (0 is the whole batch in one pass)",
+        lambda number: number >= 0,
+    )
     yield from _positive("training.max_gradient_norm", training.max_gradient_norm)
     yield from _one_of("training.precision", training.precision, PRECISIONS)
     yield from _at_least("training.num_threads", training.num_threads, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from climb_model.model.climb import ClimbModel
@@ -23,10 +23,20 @@ def embed_texts(
     Padding and neighbours do not change a text's vector, so sorting by length and dropping repeats
     change only the time.
     """
-    different = sorted(set(texts), key=lambda text: (len(text), text))
+    different = by_length(texts)
     vectors = [
         model.embed_report(reports.batch(different[first : first + CHUNK])).vectors
         for first in range(0, len(different), CHUNK)
     ]
+    return torch.cat(vectors)[rows_of(texts, different)]
+
+
+def by_length(texts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Each different text once, the short ones first."""
+    return sorted(set(texts), key=lambda text: (len(text), text))
+
+
+def rows_of(texts: Sequence[tuple[int, ...]], different: Sequence[tuple[int, ...]]) -> Int[Tensor, " text"]:
+    """The place of each text among the different ones."""
     number = {text: row for row, text in enumerate(different)}
-    return torch.cat(vectors)[torch.tensor([number[text] for text in texts])]
+    return torch.tensor([number[text] for text in texts])

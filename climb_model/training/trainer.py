@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from climb_model.model.climb import ClimbModel, ImageTokens
-from climb_model.model.embedding import embed_texts
+from climb_model.model.embedding import by_length, embed_texts, rows_of
 from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet, Sentences
 from climb_model.training.batches import plan_round, round_seed
+from climb_model.training.gradient_cache import Part, cached_backward
 from climb_model.training.schedule import learning_rate
 from configs.errors import UserError
 from configs.schema import Settings, TrainingConfig
@@ -104,9 +106,8 @@ def train_round(
             image = perturb(exams.images(plan.exams, plan.views), config, noise)
             patients = [exams.patients[row] for row in plan.exams]
             whole = [exams.reports[row] for row in plan.exams]
-            loss = clip_step(model, image, reports, plan.texts, whole, patients, config)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = clip_backward(model, image, reports, plan.texts, whole, patients, config)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                 raise TrainingError(
@@ -122,7 +123,7 @@ def train_round(
     return report, optimizer.state_dict()
 
 
-def clip_step(
+def clip_backward(
     model: ClimbModel,
     image: ImageTokens,
     reports: ReportEncoder,
@@ -131,15 +132,44 @@ def clip_step(
     patients: list[str],
     config: TrainingConfig,
 ) -> Float[Tensor, ""]:
-    """The contrastive loss of one batch of images and the different texts drawn for it.
+    """Add the gradients of the contrastive loss of a batch of images and the texts drawn for it.
 
-    Embeddings and loss are float32 in every precision.
+    Embeddings and loss are float32 in every precision. With `training.chunk_size` the activations of
+    so many exams or texts are in memory at once.
+
+    Returns:
+        The loss, detached.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-        image_vectors = model.embed_image(image).vectors
-        text_vectors = embed_texts(model, reports, [joined(text) for text in texts])
     positive, allowed = pair_masks(texts, whole, patients, drawn=config.report_sentences > 0)
-    return contrastive_loss(image_vectors, text_vectors, model.log_scale, positive, allowed)
+    pieces = [joined(text) for text in texts]
+    different = by_length(pieces)
+    order = rows_of(pieces, different)
+    num_images = len(patients)
+
+    def in_precision(embed: Callable[[], Tensor]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            return embed()
+
+    def loss_of(vectors: Tensor) -> Tensor:
+        image_vectors, text_vectors = vectors[:num_images], vectors[num_images:][order]
+        return contrastive_loss(image_vectors, text_vectors, model.log_scale, positive, allowed)
+
+    if not config.chunk_size:
+        vectors = in_precision(
+            lambda: torch.cat([model.embed_image(image).vectors, embed_texts(model, reports, different)])
+        )
+        loss = loss_of(vectors)
+        loss.backward()
+        return loss.detach()
+    size = config.chunk_size
+    parts: list[Part] = []
+    for first in range(0, num_images, size):
+        some = ImageTokens(image.tokens[first : first + size], image.present[first : first + size])
+        parts.append(partial(in_precision, lambda some=some: model.embed_image(some).vectors))
+    for first in range(0, len(different), size):
+        few = different[first : first + size]
+        parts.append(partial(in_precision, lambda few=few: model.embed_report(reports.batch(few)).vectors))
+    return cached_backward(parts, loss_of)
 
 
 def joined(text: Sentences) -> tuple[int, ...]:
