@@ -122,8 +122,8 @@ class TrainingConfig:
     0 is the whole report."""
 
     texts_per_exam: int = 1
-    """Drawings of sentences per exam and step, each contrasted with the same image embeddings. Needs
-    `report_sentences`: a whole report is drawn once."""
+    """Drawings of sentences per exam and step; all different texts of a step are contrasted with all its
+    images. Needs `report_sentences`: a whole report is drawn once."""
 
     token_noise: float = 0.0
     """Standard deviation of noise added to slice tokens, in units of their own spread."""
