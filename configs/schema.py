@@ -187,6 +187,9 @@ class EvaluationConfig:
     split: str = "test"
     """Split of the server's exams that is reported."""
 
+    specificity: float = 0.9
+    """On the server's validation exams, at the threshold whose sensitivity is reported."""
+
     bootstrap: int = 1000
     """Patient-level bootstrap draws behind each interval."""
 

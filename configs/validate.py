@@ -228,5 +228,8 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
             f"must differ from evaluation.positive_prompts, got {min(both)!r} in both",
         )
     yield from _one_of("evaluation.split", evaluation.split, SERVER_SPLITS)
+    yield from _number(
+        "evaluation.specificity", evaluation.specificity, "in (0, 1]", lambda number: 0 < number <= 1
+    )
     yield from _at_least("evaluation.bootstrap", evaluation.bootstrap, 0)
     yield from _chance("evaluation.max_unknown_share", evaluation.max_unknown_share)

@@ -13,17 +13,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from climb_model.data.folders import read_site
+from climb_model.evaluation.operating import (
+    Decision,
+    brier_score,
+    decide,
+    expected_calibration_error,
+    threshold_at,
+)
 from climb_model.evaluation.statistics import AucRow, auc_table, mean_auc, mean_auc_interval
-from climb_model.evaluation.zero_shot import zero_shot
+from climb_model.evaluation.zero_shot import ZeroShot, zero_shot
 from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.prepare import prepare
+from climb_model.results import NOT_A_DEVICE
 from climb_model.sharing import load_shared
 from configs.errors import UserError
 from configs.load import settings_from_file, settings_hash
 from configs.schema import Settings
 
 SHARED = "shared.safetensors"
+VALIDATION = "val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,25 @@ class Evaluation:
 
     undefined: tuple[str, ...]
     """Findings without a positive or without a negative exam."""
+
+    validation_exams: int
+    """Exams that chose the thresholds; 0: there are none, hence no decisions."""
+
+    specificity: float
+    """Wanted of them."""
+
+    operating: tuple[OperatingRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingRow:
+    """How far a finding's probabilities can be believed, and what its threshold does."""
+
+    finding: str
+    brier: float | None
+    calibration_error: float | None
+    decision: Decision | None
+    """On the reported exams; None without a threshold."""
 
 
 def evaluate(run: Path, data: Path, weights: Path | None) -> Evaluation:
@@ -75,6 +103,10 @@ def evaluate(run: Path, data: Path, weights: Path | None) -> Evaluation:
     with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as scratch:
         exams = prepare(site, settings.evaluation.split, frozen, settings, Path(scratch))
         found = zero_shot(model, exams, frozen.text, settings)
+        chosen = None
+        if settings.evaluation.split != VALIDATION and site.of_split(VALIDATION):
+            validation = prepare(site, VALIDATION, frozen, settings, Path(scratch))
+            chosen = zero_shot(model, validation, frozen.text, settings)
     draws, seed = settings.evaluation.bootstrap, settings.seed
     rows = auc_table(found.scores, found.labels, found.patients, found.findings, draws=draws, seed=seed)
     mean, undefined = mean_auc(rows)
@@ -86,7 +118,37 @@ def evaluate(run: Path, data: Path, weights: Path | None) -> Evaluation:
         mean=mean,
         interval=mean_auc_interval(found.scores, found.labels, found.patients, draws=draws, seed=seed),
         undefined=undefined,
+        validation_exams=len(chosen.uids) if chosen is not None else 0,
+        specificity=settings.evaluation.specificity,
+        operating=operating_rows(found, chosen, settings.evaluation.specificity),
     )
+
+
+def operating_rows(found: ZeroShot, chosen: ZeroShot | None, specificity: float) -> tuple[OperatingRow, ...]:
+    """Calibration of each finding, and its threshold from validation exams held against the others.
+
+    Args:
+        found: the reported exams.
+        chosen: validation exams; None: no thresholds.
+        specificity: wanted of the validation exams.
+    """
+    rows: list[OperatingRow] = []
+    for column, finding in enumerate(found.findings):
+        told, labels = found.scores[:, column], found.labels[:, column]
+        threshold = None
+        if chosen is not None:
+            threshold = threshold_at(
+                chosen.scores[:, column], chosen.labels[:, column], specificity=specificity
+            )
+        rows.append(
+            OperatingRow(
+                finding=finding,
+                brier=brier_score(told, labels),
+                calibration_error=expected_calibration_error(told, labels),
+                decision=None if threshold is None else decide(told, labels, threshold=threshold),
+            )
+        )
+    return tuple(rows)
 
 
 def check_fingerprint(trained: dict[str, str], here: dict[str, str]) -> None:
@@ -150,7 +212,26 @@ def to_text(evaluation: Evaluation) -> str:
     lines.append(f"{'mean'.ljust(width)}  {_number(evaluation.mean)}  {_interval(*evaluation.interval)}")
     if evaluation.undefined:
         lines.append(f"without a positive or a negative exam: {', '.join(evaluation.undefined)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *operating_lines(evaluation, width)])
+
+
+def operating_lines(evaluation: Evaluation, width: int) -> list[str]:
+    """Calibration and decisions, finding by finding."""
+    lines = ["no validation exams beside them: no thresholds"]
+    if evaluation.validation_exams:
+        lines = [
+            f"thresholds: specificity {evaluation.specificity:.2f} on {evaluation.validation_exams} "
+            "validation exams; what they do to the exams above:"
+        ]
+    lines.append(f"{'finding'.ljust(width)}  sensitivity  specificity  Brier score  calibration error")
+    for row in evaluation.operating:
+        decision = row.decision
+        lines.append(
+            f"{row.finding.ljust(width)}  {_number(decision and decision.sensitivity):>11}  "
+            f"{_number(decision and decision.specificity):>11}  {_number(row.brier):>11}  "
+            f"{_number(row.calibration_error):>17}"
+        )
+    return [*lines, NOT_A_DEVICE]
 
 
 def _number(value: float | None) -> str:

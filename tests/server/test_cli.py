@@ -78,8 +78,9 @@ def one_line(found: tuple[int, str, str], code: int) -> str:
 def test_the_table_names_each_finding_with_its_exams(finished: Finished, command: Command) -> None:
     code, out, err = finished.call(command)
     assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0] == f"{NUM_PATIENTS} exams of CLINIC"
+    head, table, decisions = (part.splitlines() for part in out.strip().split("\n\n"))
+    assert head[0] == f"{NUM_PATIENTS} exams of CLINIC"
+    lines = table
     (cyst,) = [line.split() for line in lines if line.startswith("Zyste")]
     assert 0.0 <= float(cyst[1]) <= 1.0
     assert cyst[-2:] == ["3", "3"]
@@ -88,6 +89,35 @@ def test_the_table_names_each_finding_with_its_exams(finished: Finished, command
     (mean,) = [line.split() for line in lines if line.startswith("mean")]
     assert mean[1] == cyst[1]
     assert lines[-1] == "without a positive or a negative exam: Karzinom"
+    assert decisions[0] == "no validation exams beside them: no thresholds"
+    (cyst,) = [line.split() for line in decisions if line.startswith("Zyste")]
+    assert cyst[1:3] == ["-", "-"]
+    assert all(0.0 <= float(number) <= 1.0 for number in cyst[3:])
+    assert decisions[-1] == "Research use, not a medical device."
+
+
+def test_thresholds_come_from_validation_exams_only(finished: Finished, command: Command) -> None:
+    """Relabelling the reported exams moves what a threshold does, and never the threshold."""
+    tables = finished.data / "metadata_unilateral"
+    split = tables / "split.csv"
+    rows = split.read_text("utf-8").splitlines()
+    split.write_text("\n".join(rows[:3] + [row.replace("test", "val") for row in rows[3:]]) + "\n", "utf-8")
+    first = evaluate(finished.run, finished.data, None)
+    assert (first.exams, first.validation_exams) == (2, 4)
+    (cyst, carcinoma) = (row.decision for row in first.operating)
+    assert cyst is not None
+    assert carcinoma is not None
+    assert carcinoma.sensitivity is None  # no reported exam has it
+    assert carcinoma.specificity is not None
+    findings = tables / "findings.csv"
+    labels = findings.read_text("utf-8").splitlines()
+    labels[1:3] = [row.rsplit(",", 2)[0] + ",1,1" for row in labels[1:3]]
+    findings.write_text("\n".join(labels) + "\n", "utf-8")
+    second = evaluate(finished.run, finished.data, None)
+    moved = [row.decision for row in second.operating]
+    assert [d and d.threshold for d in moved] == [cyst.threshold, carcinoma.threshold]
+    assert all(d is not None and d.specificity is None and d.sensitivity is not None for d in moved)
+    assert "thresholds: specificity 0.90 on 4 validation exams" in finished.call(command)[1]
 
 
 def test_it_measures_the_run_s_weights_and_not_fresh_ones(finished: Finished) -> None:
