@@ -23,6 +23,9 @@ GERMAN_TOKENIZER = Path(__file__).parents[1] / "data" / "german_tokenizer.json"
 BUILTIN_SEED = 20250701
 UNKNOWN = "[UNK]"
 
+KEPT_TEXTS = 5_000
+"""Texts whose frozen vectors stay in memory; a sentence of 20 pieces takes 60 kB."""
+
 
 @dataclass(frozen=True)
 class TokenizedText:
@@ -87,6 +90,8 @@ class ReportEncoder:
             ids = torch.tensor(pieces, dtype=torch.long)
             return self.words[ids] + self.positions[: len(ids)]
         if pieces not in self._kept:
+            if len(self._kept) >= KEPT_TEXTS:
+                self._kept.pop(next(iter(self._kept)))  # the oldest
             first, last = (self.tokenizer.token_to_id(sign) for sign in bert_ends(self.tokenizer))
             ids = torch.tensor([[first, *pieces, last]])
             self._kept[pieces] = self.bert(input_ids=ids).last_hidden_state[0, 1:-1].clone()
