@@ -18,7 +18,7 @@ from climb_model.progress import observer
 from climb_model.randomness import derived_seed
 from climb_model.run_config import from_run_config
 from climb_model.runs import RunError
-from climb_model.sharing import REFUSAL_WORDS, SharingError, load_shared, private_state, shared_state
+from climb_model.sharing import REFUSAL, SharingError, load_shared, private_state, shared_state
 from climb_model.training.trainer import TrainingError, train_round
 from configs.errors import SettingsError
 from configs.load import settings_hash
@@ -126,7 +126,7 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
 
 def _refusal(name: str, told: str) -> RecordDict:
     line = told if f"'{name}'" in told else f"site '{name}': {told}" if name else f"a site {told}"
-    return RecordDict({"refused": ConfigRecord(dict(zip(REFUSAL_WORDS, (name, line), strict=True)))})
+    return RecordDict({"refused": ConfigRecord({"site": name, REFUSAL: line})})
 
 
 def _order(config: object, settings: Settings) -> tuple[int, int]:

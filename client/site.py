@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from climb_model.data.folders import read_site
 from climb_model.encoders import frozen_encoders
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare
+from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.progress import observer
 from climb_model.runs import check_name
 from configs.errors import UserError
 from configs.schema import Settings
+
+TOKENS = "tokens"
+"""Slice tokens of a site, below its private folder."""
 
 VARIABLE = "CLIMB_SITES"
 """Environment variable that names a JSON file with the virtual sites of a simulation, sorted by name."""
@@ -81,21 +83,14 @@ def exams_of(site: Site, settings: Settings) -> tuple[ExamSet, FrozenEncoders]:
         DataError: if the exams or the encoders' weights cannot be used.
     """
     frozen = frozen_encoders(settings, site.weights)
-    data = read_site(
-        site.data,
-        site.name,
-        need_reports=True,
-        need_findings=False,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    data = read_exams(site.data, settings, site.name, need_reports=True, need_findings=False)
     watcher = observer()
     exams = prepare(
         data,
         "train",
         frozen,
         settings,
-        site.private / "tokens",
+        site.private / TOKENS,
         on_exam=lambda done, total: watcher.preparing(site.name, done, total),
     )
     return exams, frozen

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData, Volume
+from climb_model.data.folders import read_site
 from climb_model.data.sentences import split_sentences
 from climb_model.data.store import KeptTokens, build_store, open_store, store_key
 from climb_model.data.views import make_view
@@ -57,6 +58,24 @@ class ExamSet:
         rows = self.rows[exams]
         tokens = torch.from_numpy(self.kept.tokens[rows, views].astype(np.float32))
         return ImageTokens(tokens, torch.from_numpy(self.kept.present[rows]))
+
+
+def read_exams(
+    folder: Path, settings: Settings, name: str | None = None, *, need_reports: bool, need_findings: bool
+) -> SiteData:
+    """`read_site` with the sequences and findings of the settings.
+
+    Raises:
+        DataError: as `read_site`.
+    """
+    return read_site(
+        folder,
+        name,
+        need_reports=need_reports,
+        need_findings=need_findings,
+        sequences=settings.data.sequences,
+        findings=settings.evaluation.findings,
+    )
 
 
 def prepare(

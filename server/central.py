@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from climb_model.data.folders import read_site
 from climb_model.encoders import frozen_encoders
 from climb_model.evaluation.statistics import AucRow, auc_table, mean_auc, mean_auc_interval
 from climb_model.evaluation.zero_shot import ZeroShot, zero_shot
 from climb_model.model.climb import ClimbModel
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare
+from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.progress import observer
 from climb_model.runs import RunFolder
 from configs.schema import Settings
@@ -70,13 +69,7 @@ def open_central(run: RunFolder, data: Path, weights: Path | None) -> Central:
     """
     settings = run.settings
     frozen = frozen_encoders(settings, weights)
-    site = read_site(
-        data,
-        need_reports=False,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    site = read_exams(data, settings, need_reports=False, need_findings=True)
     watcher = observer()
     exams = prepare(
         site,

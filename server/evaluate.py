@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from climb_model.data.folders import read_site
 from climb_model.evaluation.operating import (
     Decision,
     brier_score,
@@ -24,7 +23,7 @@ from climb_model.evaluation.statistics import AucRow, auc_table, mean_auc, mean_
 from climb_model.evaluation.zero_shot import ZeroShot, zero_shot
 from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import prepare
+from climb_model.prepare import prepare, read_exams
 from climb_model.results import NOT_A_DEVICE
 from climb_model.sharing import load_shared
 from configs.errors import UserError
@@ -93,13 +92,7 @@ def evaluate(run: Path, data: Path, weights: Path | None) -> Evaluation:
     check_fingerprint(_recorded_fingerprint(metadata, run), frozen.fingerprint)
     model = build_model(settings)
     load_shared(model, tensors, sender=str(run / SHARED))
-    site = read_site(
-        data,
-        need_reports=False,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    site = read_exams(data, settings, need_reports=False, need_findings=True)
     with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as scratch:
         exams = prepare(site, settings.evaluation.split, frozen, settings, Path(scratch))
         found = zero_shot(model, exams, frozen.text, settings)

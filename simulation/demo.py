@@ -9,16 +9,13 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
-from climb_model.data.folders import list_sites, read_site
+from client.site import TOKENS
+from climb_model.data.folders import list_sites
 from climb_model.data.synthetic import CENTRAL, RECORD, make_hospitals
+from climb_model.encoders import frozen_encoders
 from climb_model.evaluation.ceiling import supervised_ceiling
-from climb_model.evaluation.statistics import auc
-from climb_model.evaluation.zero_shot import zero_shot
 from climb_model.model.climb import build_model
-from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare
+from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.report.page import write_report
 from climb_model.results import comparison_lines
 from climb_model.runs import RunFolder
@@ -26,6 +23,7 @@ from climb_model.screen import LiveTable
 from climb_model.training.trainer import OptimizerState, train_round
 from configs.load import load_settings
 from configs.schema import Settings
+from server.central import Central, open_central
 from simulation.engine import run
 
 NUM_SITES = 4
@@ -94,11 +92,10 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
         try:
             with LiveTable(study=out.name) as screen:
                 summary = run(settings, sites=sites, central=folders[CENTRAL], out=out, observer=screen)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        print("Waiting for the hospitals that train alone for the same steps ...")
-        reached = {name: future.result() for name, future in alone.items()}
+            print("Waiting for the hospitals that train alone for the same steps ...")
+            reached = {name: future.result() for name, future in alone.items()}
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after a failure: start no more trainings
     summary["comparison"] = compare(jobs, reached)
     summary["demo_seconds"] = round(time.monotonic() - begin, 1)
     RunFolder.open(out).write_summary(summary)
@@ -110,24 +107,20 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
 
 def keep_all_tokens(job: Job) -> None:
     """Compute the tokens that this hospital's trainings and the ceiling open."""
-    frozen = FrozenEncoders.load(job.settings)
     for split in ("train", "val"):
-        open_split(job.site, job.data, split, frozen, job.settings, job.out)
+        open_split(job, split)
 
 
 def keep_central_tokens(job: Job) -> None:
     """Compute the tokens of the server's exams."""
-    open_central(job.central, FrozenEncoders.load(job.settings), job.settings, job.out)
+    central_of(job)
 
 
-def compare(jobs: list[Job], alone: dict[str, float]) -> dict[str, object]:
+def compare(jobs: list[Job], alone: dict[str, float | None]) -> dict[str, object]:
     """The two yardsticks of a federation: the best hospital alone, and a ceiling with all labels."""
-    best = max(alone, key=lambda name: alone[name])
-    settings, out = jobs[0].settings, jobs[0].out
-    frozen = FrozenEncoders.load(settings)
-    train = [open_split(job.site, job.data, "train", frozen, settings, job.out) for job in jobs]
-    val = [open_split(job.site, job.data, "val", frozen, settings, job.out) for job in jobs]
-    ceiling = supervised_ceiling(train, val, open_central(jobs[0].central, frozen, settings, out), settings)
+    best = max(alone, key=lambda name: alone[name] or 0.0)
+    train, val = ([open_split(job, split) for job in jobs] for split in ("train", "val"))
+    ceiling = supervised_ceiling(train, val, central_of(jobs[0]).exams, jobs[0].settings)
     return {
         "best_site": {"name": best, "mean_auc": alone[best]},
         "alone": alone,
@@ -136,49 +129,32 @@ def compare(jobs: list[Job], alone: dict[str, float]) -> dict[str, object]:
     }
 
 
-def train_alone(job: Job) -> float:
+def train_alone(job: Job) -> float | None:
     """Mean zero-shot AUC of a hospital that trains alone, as long as it does in the federation."""
-    settings = job.settings
-    frozen = FrozenEncoders.load(settings)
-    exams = open_split(job.site, job.data, "train", frozen, settings, job.out)
-    model = build_model(settings)
+    central, exams = central_of(job), open_split(job, "train")
+    model = build_model(job.settings)
     optimizer: OptimizerState | None = None
     global_step = 0
-    for number in range(1, settings.federation.num_rounds + 1):
+    for number in range(1, job.settings.federation.num_rounds + 1):
         report, optimizer = train_round(
-            model, optimizer, exams, frozen.text, settings, round=number, global_step=global_step
+            model, optimizer, exams, central.frozen.text, job.settings, round=number, global_step=global_step
         )
         global_step += report.num_steps
-    torch.set_num_threads(1)
-    test = open_central(job.central, frozen, settings, job.out)
-    found = zero_shot(model, test, frozen.text, settings)
-    aucs = [auc(found.scores[:, k], found.labels[:, k]) for k in range(len(found.findings))]
-    defined = [value for value in aucs if value is not None]
-    return sum(defined) / len(defined)
+    return central.aucs(model)[0]
 
 
-def open_split(
-    name: str, folder: Path, split: str, frozen: FrozenEncoders, settings: Settings, out: Path
-) -> ExamSet:
+def central_of(job: Job) -> Central:
+    """The server's own exams, from the tokens that the run keeps."""
+    return open_central(run_folder(job), job.central, None)
+
+
+def open_split(job: Job, split: str) -> ExamSet:
     """A hospital's exams with labels: only a simulation may look at them."""
-    site = read_site(
-        folder,
-        name,
-        need_reports=True,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
-    return prepare(site, split, frozen, settings, out / "sites" / name / "tokens")
+    site = read_exams(job.data, job.settings, job.site, need_reports=True, need_findings=True)
+    frozen = frozen_encoders(job.settings, None)
+    return prepare(site, split, frozen, job.settings, run_folder(job).site(job.site) / TOKENS)
 
 
-def open_central(folder: Path, frozen: FrozenEncoders, settings: Settings, out: Path) -> ExamSet:
-    """The server's own exams, from the tokens that the run has kept."""
-    site = read_site(
-        folder,
-        need_reports=False,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
-    return prepare(site, settings.evaluation.split, frozen, settings, out / "central")
+def run_folder(job: Job) -> RunFolder:
+    """The federation's run folder, which may not have begun."""
+    return RunFolder(job.out, job.out.name, job.settings)

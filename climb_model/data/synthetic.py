@@ -173,9 +173,8 @@ def draw_exam(job: DrawJob) -> tuple[str, float]:
 
     depth, down, across = place.style.spacing_mm
     origin = [0.5 * across * place.style.shape[2], 0.5 * down * place.style.shape[1], 0.0]
-    affine = np.diag(
-        [-across, -down, depth, 1.0]
-    )  # columns to the left, rows to the back, slices upwards: LPS
+    # columns to the left, rows to the back, slices upwards: LPS
+    affine = np.diag([-across, -down, depth, 1.0])
     affine[:3, 3] = origin
     target = job.folder / "data_unilateral" / exam.uid
     target.mkdir(parents=True)

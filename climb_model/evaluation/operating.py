@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray = NDArray[np.float64]
+from climb_model.evaluation.statistics import FloatArray, labelled
 
 ECE_BINS = 10
 
@@ -100,12 +100,7 @@ def decide(probabilities: ArrayLike, labels: ArrayLike, *, threshold: float) -> 
 
 
 def _labelled(probabilities: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    told, known = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
-    if told.ndim != 1 or told.shape != known.shape:
-        raise ValueError(f"one probability and one label an exam wanted, got {told.shape} and {known.shape}")
+    told, known = labelled(probabilities, labels)
     if not np.all((told >= 0) & (told <= 1)):
         raise ValueError("probabilities must lie in [0, 1]")
-    labelled = ~np.isnan(known)
-    if not np.isin(known[labelled], (0.0, 1.0)).all():
-        raise ValueError("a label is 1, 0 or nan (unknown)")
-    return told[labelled], known[labelled]
+    return told, known

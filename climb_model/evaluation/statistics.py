@@ -51,7 +51,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float | None:
     Raises:
         ValueError: a label other than 0, 1 and nan, a score that is nan, or unequal lengths.
     """
-    exam_scores, exam_labels = _known(scores, labels)
+    exam_scores, exam_labels = labelled(scores, labels)
     value = _weighted_auc(exam_scores, exam_labels, np.ones((1, len(exam_scores))))[0]
     return None if np.isnan(value) else float(value)
 
@@ -70,7 +70,7 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatAr
     Raises:
         ValueError: as `auc`, and with no positive or no negative exam.
     """
-    exam_scores, exam_labels = _known(scores, labels)
+    exam_scores, exam_labels = labelled(scores, labels)
     num_positives = int(exam_labels.sum())
     num_negatives = len(exam_labels) - num_positives
     if not num_positives or not num_negatives:
@@ -228,12 +228,17 @@ def _percentile_interval(values: FloatArray) -> Interval:
     return float(low), float(high)
 
 
-def _known(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def labelled(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Scores and labels of the exams whose label is known.
+
+    Raises:
+        ValueError: a label other than 0, 1 and nan, a score that is nan, or unequal lengths.
+    """
     exam_scores = np.asarray(scores, dtype=np.float64)
     exam_labels = np.asarray(labels, dtype=np.float64)
     if exam_scores.ndim != 1 or exam_scores.shape != exam_labels.shape:
         raise ValueError(
-            f"an AUC needs one score and one label for each exam, got {exam_scores.shape} scores "
+            f"one score and one label for each exam wanted, got {exam_scores.shape} scores "
             f"and {exam_labels.shape} labels"
         )
     _check(exam_scores, exam_labels)

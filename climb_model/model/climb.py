@@ -52,9 +52,8 @@ class ClimbModel(nn.Module):
         self.num_slice_tokens = len(settings.data.sequences) * num_slices
         self.fusion = Fusion(fusion)
         self.slice_positions = nn.Embedding(fusion.max_slice_tokens, fusion.width)
-        nn.init.normal_(
-            self.slice_positions.weight, std=0.02
-        )  # as ViT and BERT: positions do not drown tokens
+        # as in ViT and BERT: positions do not drown tokens
+        nn.init.normal_(self.slice_positions.weight, std=0.02)
         self.text_projection = nn.Linear(settings.model.text.width, fusion.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

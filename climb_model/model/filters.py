@@ -75,9 +75,8 @@ class FilterBank(nn.Module):
         super().__init__()
         self.pixel_mm = pixel_mm
         mean, whitening = stored_whitening()
-        copies = whitening.repeat(-(-width // len(whitening)), 1)[
-            :width
-        ]  # components repeat to fill the width
+        # components repeat to fill the width
+        copies = whitening.repeat(-(-width // len(whitening)), 1)[:width]
         self.register_buffer("shift", mean)
         self.register_buffer("projection", copies.T.contiguous())
         self.register_buffer("sigmas", torch.tensor([mm / pixel_mm for mm in (*BLOB_MM, *RIDGE_MM)]))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from climb_model.data.exam import DataError
 from climb_model.model.climb import ReportTokens
-from climb_model.model.weights import fingerprint, load_failure, loading_quietly, weights_source
+from climb_model.model.weights import fingerprint, load_failure, show_loading_bars, weights_source
 from configs.schema import BUILTIN_GERMAN, TextConfig
 
 BERT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -151,7 +151,7 @@ def load_bert(config: TextConfig, weights: Path | None) -> ReportEncoder:
 
     source = weights_source(config.weights, weights, BERT_FILES)
     local = weights is not None
-    loading_quietly(local)
+    show_loading_bars(shown=not local)
     try:
         loaded: Any = BertModel.from_pretrained(
             source,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from climb_model.data.exam import DataError
 from climb_model.model.filters import FilterBank
-from climb_model.model.weights import fingerprint, load_failure, loading_quietly, weights_source
+from climb_model.model.weights import fingerprint, load_failure, show_loading_bars, weights_source
 from configs.schema import BUILTIN_FILTERS, DataConfig, VisionConfig
 
 DINO_FILES = ("config.json", "model.safetensors")
@@ -38,7 +38,7 @@ class DinoEncoder:
         from transformers import Dinov2Model  # takes seconds to import; the demo does without
 
         source = weights_source(config.weights, weights, DINO_FILES)
-        loading_quietly(local=weights is not None)
+        show_loading_bars(shown=weights is None)
         try:
             # eager loading in float32: transformers keeps a stored float16, slow and coarse on a CPU
             loaded: Any = Dinov2Model.from_pretrained(

@@ -13,11 +13,11 @@ from torch import Tensor
 from climb_model.data.exam import DataError
 
 
-def loading_quietly(local: bool) -> None:
-    """No progress bar for files that are here already; a download keeps its own."""
+def show_loading_bars(*, shown: bool) -> None:
+    """Progress bars of transformers: for a download, not for files that are here already."""
     from transformers.utils import logging
 
-    (logging.disable_progress_bar if local else logging.enable_progress_bar)()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
 
 
 def weights_source(name: str, weights: Path | None, needed: tuple[str, ...]) -> str | Path:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from climb_model.model.climb import ClimbModel, ImageTokens
-from climb_model.model.embedding import by_length, embed_texts, rows_of
+from climb_model.model.embedding import CHUNK, by_length, rows_of
 from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet, Sentences
@@ -146,7 +146,14 @@ def clip_backward(
     order = rows_of(pieces, different)
     num_images = len(patients)
 
-    def in_precision(embed: Callable[[], Tensor]) -> Tensor:
+    def embed_images(first: int) -> Tensor:
+        some = slice(first, first + image_rows)
+        return model.embed_image(ImageTokens(image.tokens[some], image.present[some])).vectors
+
+    def embed_reports(first: int) -> Tensor:
+        return model.embed_report(reports.batch(different[first : first + text_rows])).vectors
+
+    def in_precision(embed: Part) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
             return embed()
 
@@ -154,22 +161,14 @@ def clip_backward(
         image_vectors, text_vectors = vectors[:num_images], vectors[num_images:][order]
         return contrastive_loss(image_vectors, text_vectors, model.log_scale, positive, allowed)
 
-    if not config.chunk_size:
-        vectors = in_precision(
-            lambda: torch.cat([model.embed_image(image).vectors, embed_texts(model, reports, different)])
-        )
-        loss = loss_of(vectors)
-        loss.backward()
-        return loss.detach()
-    size = config.chunk_size
-    parts: list[Part] = []
-    for first in range(0, num_images, size):
-        some = ImageTokens(image.tokens[first : first + size], image.present[first : first + size])
-        parts.append(partial(in_precision, lambda some=some: model.embed_image(some).vectors))
-    for first in range(0, len(different), size):
-        few = different[first : first + size]
-        parts.append(partial(in_precision, lambda few=few: model.embed_report(reports.batch(few)).vectors))
-    return cached_backward(parts, loss_of)
+    image_rows, text_rows = config.chunk_size or num_images, config.chunk_size or CHUNK
+    parts: list[Part] = [partial(embed_images, first) for first in range(0, num_images, image_rows)]
+    parts += [partial(embed_reports, first) for first in range(0, len(different), text_rows)]
+    if config.chunk_size:
+        return cached_backward([partial(in_precision, part) for part in parts], loss_of)
+    loss = loss_of(in_precision(lambda: torch.cat([part() for part in parts])))  # weights are cast once
+    loss.backward()
+    return loss.detach()
 
 
 def joined(text: Sentences) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from flwr.common.serde import message_to_proto
 from torch import nn
 
 from climb_model.model.climb import ClimbModel, build_model
-from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, TRAIN_METRICS, shared_spec
+from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, REFUSAL_WORDS, TRAIN_METRICS, shared_spec
 from configs.load import settings_hash
 
 WIDTH, TEXT, SLICES = 64, 64, 192
@@ -134,7 +134,7 @@ def test_private_tensors_stay_at_the_site_and_are_kept_there(
 
 def refusal(reply: Message) -> str:
     assert set(reply.content) == {"refused"}
-    assert set(reply.content["refused"]) == {"site", "refused"}
+    assert set(reply.content["refused"]) == set(REFUSAL_WORDS) == {"site", "refused"}
     assert_no_marker(wire(reply).replace(b"1 patients", b""))
     line = str(reply.content["refused"]["refused"])
     assert "\n" not in line

@@ -88,7 +88,7 @@ def test_unknown_labels_and_missing_kinds_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("told", "labels", "words"),
-    [([1.2], [1], "lie in"), ([0.5], [2], "1, 0 or nan"), ([0.5], [1, 0], "one probability")],
+    [([1.2], [1], "lie in"), ([0.5], [2], "1, 0 or nan"), ([0.5], [1, 0], "one score and one label")],
 )
 def test_impossible_input_is_refused(told: list[float], labels: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):

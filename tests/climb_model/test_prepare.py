@@ -13,7 +13,7 @@ from climb_model.data.folders import read_site
 from climb_model.data.sentences import split_sentences
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import prepare, tokenize_reports
+from climb_model.prepare import prepare, read_exams, tokenize_reports
 from configs.load import load_settings
 from configs.schema import Settings
 
@@ -123,14 +123,7 @@ def test_exactly_the_allowed_share_is_accepted(frozen: FrozenEncoders) -> None:
 
 
 def site(folder: Path) -> SiteData:
-    settings = debug()
-    return read_site(
-        folder,
-        need_reports=True,
-        need_findings=False,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    return read_exams(folder, debug(), need_reports=True, need_findings=False)
 
 
 def test_notices_hold_counts_and_never_text(

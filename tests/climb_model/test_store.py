@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from climb_model.data.exam import DataError, SiteData, Volume
-from climb_model.data.folders import read_site
 from climb_model.data.views import MAX_GAIN, MAX_OFFSET, make_view
 from climb_model.data.volume import read_volume
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare
+from climb_model.prepare import ExamSet, prepare, read_exams
 from configs.load import load_settings
 from configs.schema import Settings
 
@@ -43,13 +42,7 @@ def scratch(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> SiteData:
-    return read_site(
-        folder,
-        need_reports=True,
-        need_findings=True,
-        sequences=SETTINGS.data.sequences,
-        findings=SETTINGS.evaluation.findings,
-    )
+    return read_exams(folder, SETTINGS, need_reports=True, need_findings=True)
 
 
 def opened(

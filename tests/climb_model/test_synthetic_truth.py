@@ -35,7 +35,7 @@ from climb_model.evaluation.statistics import auc
 from climb_model.evaluation.zero_shot import zero_shot
 from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare
+from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.training.trainer import OptimizerState, train_round
 from configs.load import load_settings
 from configs.schema import DataConfig, Settings
@@ -165,13 +165,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     make_hospitals(root, num_sites=1, exams=400, central_exams=400, seed=7)
     settings = load_settings("demo", ["training.num_threads=1"])
     frozen = FrozenEncoders.load(settings)
-    server = read_site(
-        root / CENTRAL,
-        need_reports=False,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    server = read_exams(root / CENTRAL, settings, need_reports=False, need_findings=True)
     return Trial(root, settings, frozen, prepare(server, "test", frozen, settings, root / "central"))
 
 

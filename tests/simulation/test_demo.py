@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from climb_model.data.folders import read_site
 from climb_model.data.synthetic import (
     CENTRAL,
     CENTRAL_NUMBER,
@@ -23,7 +22,7 @@ from climb_model.evaluation.statistics import auc
 from climb_model.evaluation.zero_shot import zero_shot
 from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import prepare
+from climb_model.prepare import prepare, read_exams
 from configs.load import load_settings
 from simulation.demo import CENTRAL_EXAMS, demo
 
@@ -44,13 +43,7 @@ def test_untrained_models_are_at_chance_on_the_demos_exams(tmp_path: Path) -> No
     write_tables(folder, planned, [draw_exam(job)[0] for job in jobs])
     settings = load_settings("demo")
     frozen = FrozenEncoders.load(settings)
-    site = read_site(
-        folder,
-        need_reports=False,
-        need_findings=True,
-        sequences=settings.data.sequences,
-        findings=settings.evaluation.findings,
-    )
+    site = read_exams(folder, settings, need_reports=False, need_findings=True)
     exams = prepare(site, "test", frozen, settings, tmp_path / "scratch")
     assert exams.num_exams >= 200
     assert min(exams.labels.sum(axis=0)) >= 20
