@@ -48,7 +48,15 @@ def result_lines(summary: Mapping[str, object]) -> list[str]:
     lines.append(f"{label:<{width}}  {auc_text(mean):>9}  {interval_text(low, high):^16}".rstrip())
     if undefined:
         lines.append(f"undefined, without positive or negative exams: {printable(', '.join(undefined))}")
-    return [*lines, *comparison_lines(summary), NOT_A_DEVICE]
+    return [*lines, *notice_lines(summary), *comparison_lines(summary), NOT_A_DEVICE]
+
+
+def notice_lines(summary: Mapping[str, object]) -> list[str]:
+    """What was left out or unknown, in counts: the server's own exams first, then each site's."""
+    told = {"the server's own exams": summary.get("central_notices") or []}
+    sites = cast(Mapping[str, list[str]], summary.get("notices") or {})
+    told |= {f"site {printable(name)}": lines for name, lines in sites.items()}
+    return [f"{who}: {printable(line)}" for who, lines in told.items() for line in cast(list[str], lines)]
 
 
 def mean_interval(summary: Mapping[str, object]) -> tuple[float | None, float | None]:

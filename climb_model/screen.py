@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -138,8 +139,11 @@ class LiveTable:
             return
         if not self._can_write(line):
             line = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
-        self._console.file.write(f"{line}\n")
-        self._console.file.flush()
+        try:
+            self._console.file.write(f"{line}\n")
+            self._console.file.flush()
+        except BrokenPipeError:  # the reader has gone, as `head` does: training goes on unwatched
+            self._console.file = io.StringIO()
 
     def _can_write(self, text: str) -> bool:
         try:

@@ -80,6 +80,9 @@ class Tool:
             return self._say(str(error), FAILED)
         except KeyboardInterrupt:
             return self._say("interrupted", INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does: nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise

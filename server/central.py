@@ -38,6 +38,7 @@ class Central:
         rows, interval = self._table(found, draws=self.settings.evaluation.bootstrap)
         return {
             "central_exams": self.exams.num_exams,
+            "central_notices": list(self.exams.notices),
             "mean_auc": mean_auc(rows)[0],
             "mean_auc_ci_low": interval[0],
             "mean_auc_ci_high": interval[1],

@@ -168,3 +168,13 @@ def test_many_sites_are_told_as_a_range() -> None:
 
 def test_the_sparkline_runs_from_chance_to_one() -> None:
     assert sparkline([0.4, None, 1.0, 0.2, 0.7]) == "▁ █▁▄"
+
+
+def test_what_was_left_out_is_told_below_the_table() -> None:
+    told = summary(
+        central_notices=["2 exams with unusable volumes left out"], notices={"Köln": ["3 of 9 unknown"]}
+    )
+    lines = result_lines(told)
+    assert "the server's own exams: 2 exams with unusable volumes left out" in lines
+    assert "site Köln: 3 of 9 unknown" in lines
+    assert not any("left out" in line for line in result_lines(summary()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +113,23 @@ def test_an_existing_folder_is_no_file_and_not_absent(tmp_path: Path) -> None:
     for wrong, there in (("file", "a file"), ("absent", "nothing")):
         with pytest.raises(UsageError, match=f"--data must be a folder, got .*, where there is {there}"):
             existing_folder(tmp_path / wrong, "--data")
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    program = (
+        "import sys; from configs.cli import Tool\n"
+        "def speak(_):\n"
+        "    for _ in range(1000): print('x' * 1000, flush=True)\n"
+        "tool = Tool('t', 'words')\n"
+        "tool.verb('speak', speak, does='speak')\n"
+        "sys.exit(tool.run(['speak']))"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as speaker:
+        assert speaker.stdout is not None
+        assert speaker.stderr is not None
+        speaker.stdout.readline()
+        speaker.stdout.close()
+        told = speaker.stderr.read()
+        assert speaker.wait(timeout=60) == 1
+    assert told == b""
