@@ -51,10 +51,11 @@ class TextConfig:
     """The frozen report encoder; `model.text`."""
 
     weights: str = "GerMedBERT/medbert-512"
-    """Hub name of a BERT model, the name of a folder below `--weights`, or `builtin:german`."""
+    """Hub name of a BERT or of a causal language model (Llama, Gemma: its table only), the name of a folder
+    below `--weights`, or `builtin:german`."""
 
     kind: str = "embeddings"
-    """`embeddings`: word and position tables only. `encoder`: all layers."""
+    """`embeddings`: word (and position) tables only. `encoder`: all layers of a BERT."""
 
     width: int = 768
     """Width of a text token before the projection."""
@@ -83,6 +84,25 @@ class FusionConfig:
 
     dropout: float = 0.0
 
+    causal: bool = False
+    """Each token sees only those before it, as in the released reference code; else all see all."""
+
+    language_model: str = ""
+    """Hub name, or a folder's name below `--weights`, of a frozen causal language model that replaces
+    the transformer, between trained projections in and out; empty: the transformer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """What writes reports and predicts slices; `model.generators`. Built for objectives of weight > 0."""
+
+    kind: str = "separate"
+    """`separate`: a causal decoder each, private to the site. `reused`: the shared transformer itself,
+    as in the released reference code; then everything it learns from report text is shared."""
+
+    depth: int = 4
+    """Layers of a separate decoder; its width and heads are the fusion's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -91,6 +111,25 @@ class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    generators: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesConfig:
+    """Weights of the three losses; `objectives`. 0 leaves one out, with the modules only it needs."""
+
+    clip: float = 1.0
+    """Contrast of images and reports (CLIP, Radford et al. 2021)."""
+
+    coca: float = 1.0
+    """The report, token by token, from the image (CoCa, Yu et al. 2022)."""
+
+    inverse_coca: float = 1.0
+    """The slice tokens, one by one, from the report."""
+
+    image_loss: str = "smooth_l1"
+    """Of inverse CoCa. `smooth_l1`: on layer-normed slice tokens; `soft_cross_entropy`: between the
+    softmax of the token and of the prediction, as in the released reference code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +244,7 @@ class Settings:
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

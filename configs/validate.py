@@ -13,7 +13,9 @@ from configs.schema import (
     DataConfig,
     EvaluationConfig,
     FederationConfig,
+    GeneratorConfig,
     ModelConfig,
+    ObjectivesConfig,
     Settings,
     TextConfig,
     TrainingConfig,
@@ -25,6 +27,8 @@ Problem = tuple[str, str]
 
 PRECISIONS = ("float32", "bfloat16")
 TEXT_KINDS = ("embeddings", "encoder")
+GENERATOR_KINDS = ("separate", "reused")
+IMAGE_LOSSES = ("smooth_l1", "soft_cross_entropy")
 SERVER_SPLITS = ("val", "test")
 """Splits of the server's own exams; it has none to train on."""
 
@@ -37,6 +41,8 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _number("seed", settings.seed, "in [0, 2**63)", lambda number: 0 <= number < 2**63)
     yield from _data(settings.data)
     yield from _model(settings.model, settings.data)
+    yield from _objectives(settings.objectives)
+    yield from _generators(settings.model.generators, settings)
     yield from _training(settings.training)
     yield from _federation(settings.federation)
     yield from _evaluation(settings.evaluation)
@@ -101,10 +107,15 @@ def _weights_name(key: str, value: str, builtin: str) -> Iterator[Problem]:
     if value.startswith("builtin:"):
         if value != builtin:
             yield key, f"must be a hub name, a folder's name or {builtin!r}, got {value!r}"
-    elif value.startswith(("/", "~", ".")) or "\\" in value or value.count("/") > 1:
+    else:
+        yield from _hub_name(key, value, f", a folder's name or {builtin!r}")
+
+
+def _hub_name(key: str, value: str, forms: str = " or a folder's name") -> Iterator[Problem]:
+    if value.startswith(("/", "~", ".")) or "\\" in value or value.count("/") > 1:
         yield key, "is a name; give the folder with --weights, got a path"
     elif not _HUB_NAME.fullmatch(value):
-        yield key, f"must be a hub name such as 'owner/name', a folder's name or {builtin!r}, got {value!r}"
+        yield key, f"must be a hub name such as 'owner/name'{forms}, got {value!r}"
 
 
 def _vision(vision: VisionConfig) -> Iterator[Problem]:
@@ -153,6 +164,30 @@ def _model(model: ModelConfig, data: DataConfig) -> Iterator[Problem]:
             f"got {fusion.max_slice_tokens}",
         )
     yield from _chance("model.fusion.dropout", fusion.dropout)
+    if fusion.language_model:
+        yield from _hub_name("model.fusion.language_model", fusion.language_model)
+
+
+def _objectives(objectives: ObjectivesConfig) -> Iterator[Problem]:
+    weights = {
+        "clip": objectives.clip,
+        "coca": objectives.coca,
+        "inverse_coca": objectives.inverse_coca,
+    }
+    for name, weight in weights.items():
+        yield from _at_least(f"objectives.{name}", weight, 0)
+    if not any(weights.values()):
+        yield "objectives.clip", "must be > 0 where no other objective is, got 0.0"
+    yield from _one_of("objectives.image_loss", objectives.image_loss, IMAGE_LOSSES)
+
+
+def _generators(generators: GeneratorConfig, settings: Settings) -> Iterator[Problem]:
+    yield from _one_of("model.generators.kind", generators.kind, GENERATOR_KINDS)
+    yield from _at_least("model.generators.depth", generators.depth, 1)
+    if generators.kind == "reused" and settings.model.fusion.language_model:
+        yield "model.generators.kind", "must be 'separate' with a language model as fusion, got 'reused'"
+    elif generators.kind == "reused" and not settings.model.fusion.causal:
+        yield "model.generators.kind", "must be 'separate' unless model.fusion.causal is true, got 'reused'"
 
 
 def _training(training: TrainingConfig) -> Iterator[Problem]:

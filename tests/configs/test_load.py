@@ -127,6 +127,28 @@ def test_a_value_that_is_not_yaml_gets_one_line() -> None:
 NAME_ONLY = "is a name; give the folder with --weights, got a path"
 
 IMPOSSIBLE = [
+    ("objectives.coca=-1", "objectives.coca must be >= 0, got -1.0"),
+    (
+        "objectives={clip: 0, coca: 0, inverse_coca: 0}",
+        "objectives.clip must be > 0 where no other objective is, got 0.0",
+    ),
+    (
+        "objectives.image_loss=mse",
+        "objectives.image_loss must be 'smooth_l1' or 'soft_cross_entropy', got 'mse'",
+    ),
+    ("model.generators.depth=0", "model.generators.depth must be >= 1, got 0"),
+    (
+        "model.generators.kind=shared",
+        "model.generators.kind must be 'separate' or 'reused', got 'shared'",
+    ),
+    (
+        "model.generators.kind=reused",
+        "model.generators.kind must be 'separate' unless model.fusion.causal is true, got 'reused'",
+    ),
+    (
+        "model.fusion.language_model=/data/llama",
+        "model.fusion.language_model is a name; give the folder with --weights, got a path",
+    ),
     ("seed=-1", "seed must be in [0, 2**63), got -1"),
     ("data.sequences=[]", "data.sequences must name at least one, got an empty list"),
     ("data.sequences=[Pre,pre]", "data.sequences must name each once, got 'Pre' and 'pre'"),
