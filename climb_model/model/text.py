@@ -62,6 +62,8 @@ class ReportEncoder:
         if unknown is None:
             unknown = tokenizer.token_to_id("<unk>")
         self.unknown = unknown
+        self.end = int(tokenizer.token_to_id(bert_ends(tokenizer)[1]))
+        """Piece that ends a report when one is written."""
         self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def tokenize(self, text: str) -> TokenizedText:
