@@ -121,7 +121,7 @@ def auc_table(
         known = label_table[:, column]
         value = auc(score_table[:, column], known)
         skipped = int(np.isnan(drawn[:, column]).sum())
-        low, high = (None, None) if value is None else _percentile_interval(drawn[:, column])
+        low, high = (None, None) if value is None else percentile_interval(drawn[:, column])
         rows.append(
             AucRow(
                 finding=finding,
@@ -179,7 +179,7 @@ def mean_auc_interval(
     if not defined:
         return None, None
     drawn = _auc_draws(score_table, label_table, patients, draws=draws, seed=seed)
-    return _percentile_interval(drawn[:, defined].mean(axis=1))
+    return percentile_interval(drawn[:, defined].mean(axis=1))
 
 
 def _auc_draws(
@@ -189,19 +189,32 @@ def _auc_draws(
 
     A draw is a count for each patient, so all draws of a finding are one weighted rank sum.
     """
-    if draws < 0:
-        raise ValueError(f"bootstrap draws must be >= 0, got {draws}")
-    if not draws or not len(patients):
+    weights = patient_weights(patients, draws=draws, seed=seed)
+    if not weights.size:
         return np.full((0, scores.shape[1]), np.nan)
-    names, patient_of_exam = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    weights = counts[:, patient_of_exam].astype(np.float64)  # (draw, exam)
     columns: list[FloatArray] = []
     for column in range(scores.shape[1]):
         known = ~np.isnan(labels[:, column])
         columns.append(_weighted_auc(scores[known, column], labels[known, column], weights[:, known]))
     return np.stack(columns, axis=1) if columns else np.full((draws, 0), np.nan)
+
+
+def patient_weights(patients: Sequence[str], *, draws: int, seed: int) -> FloatArray:
+    """(draw, exam) how often each exam counts when patients are drawn with replacement.
+
+    As many patients as there are, each with all of their exams.
+
+    Raises:
+        ValueError: with fewer than 0 draws.
+    """
+    if draws < 0:
+        raise ValueError(f"bootstrap draws must be >= 0, got {draws}")
+    if not len(patients):
+        return np.zeros((draws, 0))
+    names, patient_of_exam = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return counts[:, patient_of_exam].astype(np.float64)
 
 
 def _weighted_auc(scores: FloatArray, labels: FloatArray, weights: FloatArray) -> FloatArray:
@@ -220,7 +233,8 @@ def _weighted_auc(scores: FloatArray, labels: FloatArray, weights: FloatArray) -
     return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
-def _percentile_interval(values: FloatArray) -> Interval:
+def percentile_interval(values: FloatArray) -> Interval:
+    """95 % percentile interval of draws; nan marks a draw left out, and without any both ends are None."""
     usable = values[~np.isnan(values)]
     if not len(usable):
         return None, None

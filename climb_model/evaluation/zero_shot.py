@@ -43,13 +43,7 @@ def zero_shot(model: ClimbModel, exams: ExamSet, reports: ReportEncoder, setting
     """
     model.eval()
     positive, negative = prompt_vectors(model, reports, settings)
-    rows = np.arange(exams.num_exams)
-    images = torch.cat(
-        [
-            model.embed_image(exams.images(rows[first : first + CHUNK])).vectors
-            for first in range(0, len(rows), CHUNK)
-        ]
-    )
+    images = image_vectors(model, exams)
     margin = model.log_scale.exp() * images @ (positive - negative).T
     return ZeroShot(
         findings=tuple(settings.evaluation.findings),
@@ -57,6 +51,17 @@ def zero_shot(model: ClimbModel, exams: ExamSet, reports: ReportEncoder, setting
         patients=exams.patients,
         scores=torch.sigmoid(margin.double()).numpy(),
         labels=exams.labels,
+    )
+
+
+def image_vectors(model: ClimbModel, exams: ExamSet) -> Float[Tensor, "exam dim"]:
+    """Unit vectors of all exams' images, without augmentation, in the order of the set."""
+    rows = np.arange(exams.num_exams)
+    return torch.cat(
+        [
+            model.embed_image(exams.images(rows[first : first + CHUNK])).vectors
+            for first in range(0, len(rows), CHUNK)
+        ]
     )
 
 

@@ -1,0 +1,309 @@
+"""Retrieval: does an exam's image find its report among all reports, and the report its image?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from climb_model.evaluation.statistics import FloatArray, patient_weights, percentile_interval
+from climb_model.evaluation.zero_shot import image_vectors
+from climb_model.model.climb import ClimbModel
+from climb_model.model.embedding import by_length, embed_texts, rows_of
+from climb_model.model.text import ReportEncoder
+from climb_model.prepare import ExamSet
+from configs.schema import Settings
+
+CUTOFFS = (1, 5, 10)
+"""How many of the nearest answers are looked at: R@1, R@5, R@10."""
+
+TOLERANCE = 1e-6
+"""Cosines that differ by less are equal: float32 vectors do not tell them apart."""
+
+CHUNK = 512
+"""Questions whose cosines are held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of retrieval beside what it is at chance."""
+
+    value: float
+    chance: float
+    """Of answers in random order, which is also what a constant embedding reaches."""
+
+    ci_low: float | None
+    ci_high: float | None
+    """95 % interval over patients; None without draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """Images that look for reports, or reports that look for images."""
+
+    recall: dict[int, Figure]
+    """Cutoff to the share of exams with a correct answer among so many nearest; the higher, the better."""
+
+    median_rank: Figure
+    """Of the nearest correct answer, from 1; the lower, the better."""
+
+    answers: int
+    """How many there were to choose from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """Retrieval in both directions; every exam asks once in each."""
+
+    image_to_report: Direction
+    report_to_image: Direction
+    exams: int
+    reports: int
+    """Different ones."""
+
+    without_report: int
+    """Exams left out of all figures."""
+
+
+@torch.inference_mode()
+def measure_retrieval(
+    model: ClimbModel, exams: ExamSet, encoder: ReportEncoder, settings: Settings
+) -> Retrieval | None:
+    """Embed each exam and each different whole report once, and let them look for each other.
+
+    Reports are equal if the model reads the same pieces of them. Only their first `max_tokens` are read.
+
+    Returns:
+        None if no exam has a report.
+    """
+    model.eval()
+    whole = [tuple(piece for sentence in report for piece in sentence) for report in exams.reports]
+    reported = [row for row, text in enumerate(whole) if text]
+    if not reported:
+        return None
+    different = by_length([whole[row] for row in reported])
+    return retrieval(
+        image_vectors(model, exams)[reported],
+        embed_texts(model, encoder, different),
+        rows_of([whole[row] for row in reported], different),
+        [exams.patients[row] for row in reported],
+        draws=settings.evaluation.bootstrap,
+        seed=settings.seed,
+        without_report=exams.num_exams - len(reported),
+    )
+
+
+def retrieval(
+    images: Float[Tensor, "exam dim"],
+    reports: Float[Tensor, "report dim"],
+    report_of: Int[Tensor, " exam"],
+    patients: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+    without_report: int = 0,
+) -> Retrieval:
+    """Recall and median rank of retrieval in both directions, by cosine.
+
+    An image chooses among the different reports, and one is correct. A report chooses among all
+    images, and those of every exam with this report are correct: the nearest of them counts. A
+    patient's other breast is an answer like any other. Each exam asks once, so a report of five exams
+    counts five times as a question, and once as an answer.
+
+    Answers of equal cosine (`TOLERANCE`) stand in random order: R@k is the expected share of exams with a
+    correct answer among the first k. R@k over all k is the distribution of the rank, and the median rank
+    is its median, halfway where two ranks share it. So equal vectors give chance in every figure, and
+    without ties the figures are the usual ones. With fewer than k answers R@k is 1, at chance too.
+
+    Intervals are over patients, drawn with replacement as those who ask; the answers stay.
+
+    Args:
+        images: unit vectors; zero vectors are allowed and tie with everything.
+        reports: unit vectors of the different reports.
+        report_of: row of each exam's report. Every report belongs to an exam.
+        patients: (exam,) whom each exam belongs to.
+        draws: bootstrap draws; 0 leaves every interval None.
+        seed: of the draws.
+        without_report: exams that are not among these, to be told.
+
+    Raises:
+        ValueError: without an exam, with a report of no exam or an exam of no report, or with a vector that
+            is not finite or not of length 1.
+    """
+    _check(images, reports, report_of, patients)
+    number = torch.arange(len(reports))
+    weights = patient_weights(patients, draws=draws, seed=seed)
+    of_images = _places(images, report_of, reports, number)
+    of_reports = _places(reports, number, images, report_of)[report_of.numpy()]  # each exam asks
+    return Retrieval(
+        image_to_report=_direction(of_images, len(reports), weights),
+        report_to_image=_direction(of_reports, len(images), weights),
+        exams=len(images),
+        reports=len(reports),
+        without_report=without_report,
+    )
+
+
+def to_json(found: Retrieval) -> dict[str, object]:
+    """The figures as JSON's types: `r1`, `r5`, `r10`, `median_rank`, with `chance` and `interval` of each."""
+    return {
+        "image_to_report": _direction_json(found.image_to_report),
+        "report_to_image": _direction_json(found.report_to_image),
+        "exams": found.exams,
+        "reports": found.reports,
+        "without_report": found.without_report,
+    }
+
+
+def to_lines(found: Retrieval) -> list[str]:
+    """Both directions as a table for people."""
+    lines = [f"retrieval: {found.exams} exams, {found.reports} different reports"]
+    if found.without_report:
+        lines[0] += f", {found.without_report} exams without a report left out"
+    lines.append(f"{'':<15}  {'':<11}  {'reached':>8}  {'95 % interval':>19}  {'chance':>8}")
+    for name, direction in (
+        ("image to report", found.image_to_report),
+        ("report to image", found.report_to_image),
+    ):
+        for label, figure in _named(direction).items():
+            digits = 1 if label == "median_rank" else 3
+            interval = ""
+            if figure.ci_low is not None and figure.ci_high is not None:
+                interval = f"[{figure.ci_low:.{digits}f}, {figure.ci_high:.{digits}f}]"
+            words = "median rank" if label == "median_rank" else f"R@{label[1:]}"
+            lines.append(
+                f"{name:<15}  {words:<11}  {figure.value:>8.{digits}f}  {interval:>19}  "
+                f"{figure.chance:>8.{digits}f}"
+            )
+            name = ""
+    return lines
+
+
+def _places(
+    asking: Float[Tensor, "question dim"],
+    wanted: Int[Tensor, " question"],
+    answers: Float[Tensor, "answer dim"],
+    kind: Int[Tensor, " answer"],
+) -> Int[np.ndarray, "question 4"]:
+    """Where the nearest correct answer stands; an answer is correct if its kind is the wanted one.
+
+    Returns:
+        Answers above it, answers level with it (itself among them), correct ones of these, and correct ones
+        of all.
+    """
+    answers = answers.double()
+    parts: list[Tensor] = []
+    for first in range(0, len(asking), CHUNK):
+        cosines = asking[first : first + CHUNK].double() @ answers.T
+        correct = wanted[first : first + CHUNK, None] == kind[None]
+        best = cosines.masked_fill(~correct, float("-inf")).amax(dim=1, keepdim=True)
+        above = cosines > best + TOLERANCE
+        level = (cosines >= best - TOLERANCE) & ~above
+        parts.append(torch.stack([found.sum(1) for found in (above, level, level & correct, correct)], 1))
+    return torch.cat(parts).numpy()
+
+
+def _direction(places: Int[np.ndarray, "question 4"], num_answers: int, weights: FloatArray) -> Direction:
+    once = np.ones((1, len(places)))
+    all_level = np.stack(
+        [np.zeros_like(places[:, 0]), np.full_like(places[:, 0], num_answers), places[:, 3]], axis=1
+    )
+    ranks = (
+        _ranks(places[:, :3], num_answers, once),
+        _ranks(all_level, num_answers, once),
+        _ranks(places[:, :3], num_answers, weights),
+    )
+    return Direction(
+        recall={cutoff: _figure(*(_recall(rank, cutoff) for rank in ranks)) for cutoff in CUTOFFS},
+        median_rank=_figure(*(_median(rank) for rank in ranks)),
+        answers=num_answers,
+    )
+
+
+def _ranks(
+    places: Int[np.ndarray, "question 3"], num_answers: int, weights: FloatArray
+) -> Float[np.ndarray, "draw answer"]:
+    """Expected share of the questions with a correct answer among the first one, two, ... of all."""
+    above, level, correct = places.T
+    sure = level == correct  # whatever the order, the first of them is correct
+    places = np.stack([above, np.where(sure, 1, level), np.where(sure, 1, correct)], axis=1)
+    kinds, kind_of = np.unique(places, axis=0, return_inverse=True)
+    order = np.argsort(kind_of, kind="stable")
+    first_of_kind = np.searchsorted(kind_of[order], np.arange(len(kinds)))
+    counts = np.add.reduceat(weights[:, order], first_of_kind, axis=1)  # (draw, kind)
+
+    sure = kinds[:, 1] == 1
+    shares = np.zeros((len(weights), num_answers))
+    shares[:, kinds[sure, 0]] = counts[:, sure]
+    shares = np.cumsum(shares, axis=1)
+    (tied,) = np.nonzero(~sure)
+    for first in range(0, len(tied), CHUNK):
+        part = tied[first : first + CHUNK]
+        shares += counts[:, part] @ _random_order(kinds[part], num_answers)
+    return shares / weights.sum(axis=1, keepdims=True)
+
+
+def _random_order(kinds: Int[np.ndarray, "kind 3"], num_answers: int) -> Float[np.ndarray, "kind answer"]:
+    """Chance that a correct answer is among the first one, two, ... when the level ones are shuffled.
+
+    One minus the chance to draw, without putting back, only wrong ones.
+    """
+    above, level, correct = (column[:, None] for column in kinds.T)
+    drawn = np.arange(num_answers) - above  # level answers already seen
+    wrong = 1 - correct / np.maximum(level - drawn, 1)
+    return 1 - np.cumprod(np.where(drawn < 0, 1.0, np.maximum(wrong, 0.0)), axis=1)
+
+
+def _recall(ranks: Float[np.ndarray, "draw answer"], cutoff: int) -> Float[np.ndarray, " draw"]:
+    return ranks[:, min(cutoff, ranks.shape[1]) - 1]
+
+
+def _median(ranks: Float[np.ndarray, "draw answer"]) -> Float[np.ndarray, " draw"]:
+    """Middle of the ranks at which half of the questions are answered."""
+    rounding = 1e-9
+    reaches = np.argmax(ranks >= 0.5 - rounding, axis=1)
+    exceeds = np.argmax(ranks > 0.5 + rounding, axis=1)
+    return (reaches + exceeds) / 2 + 1
+
+
+def _figure(value: FloatArray, chance: FloatArray, drawn: FloatArray) -> Figure:
+    low, high = percentile_interval(drawn)
+    return Figure(value=float(value[0]), chance=float(chance[0]), ci_low=low, ci_high=high)
+
+
+def _named(direction: Direction) -> dict[str, Figure]:
+    recall = {f"r{cutoff}": figure for cutoff, figure in direction.recall.items()}
+    return {**recall, "median_rank": direction.median_rank}
+
+
+def _direction_json(direction: Direction) -> dict[str, object]:
+    figures = _named(direction)
+    return {
+        **{name: figure.value for name, figure in figures.items()},
+        "chance": {name: figure.chance for name, figure in figures.items()},
+        "interval": {name: [figure.ci_low, figure.ci_high] for name, figure in figures.items()},
+        "answers": direction.answers,
+    }
+
+
+def _check(images: Tensor, reports: Tensor, report_of: Tensor, patients: Sequence[str]) -> None:
+    if not len(images) or len(patients) != len(images):
+        raise ValueError(
+            f"retrieval needs exams and a patient for each, got {len(images)} exams, {len(patients)} patients"
+        )
+    if report_of.unique().tolist() != list(range(len(reports))):
+        raise ValueError(
+            f"each of {len(reports)} reports must belong to an exam, and each exam to one of them"
+        )
+    for name, vectors in (("image", images), ("report", reports)):
+        lengths = vectors.double().norm(dim=1)
+        wrong = ~(((lengths - 1).abs() < 1e-3) | (lengths == 0))  # NaN is wrong too
+        if wrong.any():
+            raise ValueError(
+                f"retrieval needs unit vectors, got {int(wrong.sum())} {name} vectors of another length, "
+                f"first {float(lengths[wrong][0]):.3g}"
+            )
