@@ -1,0 +1,70 @@
+"""The card on privacy: what these weights can give away, as far as the run knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from climb_model.report.card_model import split_parameters
+from climb_model.report.markdown import bullets
+from climb_model.runs import RoundRecord
+from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, TRAIN_METRICS
+from configs.schema import Settings
+
+
+def ethical_considerations(
+    summary: Mapping[str, object], settings: Settings, history: Sequence[RoundRecord]
+) -> str:
+    """Whose data it was, what left, and that there is no formal guarantee."""
+    lines = [
+        "The model is about patients: a wrong use of it can harm them, and so can what it gives away.",
+        _what_left(history),
+        "There is no formal privacy guarantee: the weights were trained without differential privacy, and no "
+        "single patient's part in them is bounded.",
+        "The weights can give away some of what they were trained on, for as long as they exist. In trials "
+        "on small models, single updates made from few reports gave the reports' words back.",
+        *_generators(settings),
+        "The counts above are exact. Two cards of the same sites can tell that a patient came or went.",
+    ]
+    if summary.get("engine") == "local":
+        lines.append("Engine local: all exams were read on one machine, so nothing had to travel.")
+    return bullets(lines)
+
+
+def _what_left(history: Sequence[RoundRecord]) -> str:
+    if not any(site.bytes_up for record in history for site in record.sites.values()):
+        return "No site sent anything while it trained."
+    return (
+        "Images and reports did not leave the sites. In each round a site sent the shared tensors and "
+        f"{_listed(TRAIN_METRICS)}; at the start {_listed([*HELLO_WORDS, *HELLO_NUMBERS])}. The coordinator "
+        "saw each site's tensors by themselves."
+    )
+
+
+def _generators(settings: Settings) -> list[str]:
+    """What the modules that write reports and predict slices add to the risk."""
+    writes, predicts = settings.objectives.coca > 0, settings.objectives.inverse_coca > 0
+    if not (writes or predicts):
+        return ["No part of the model was trained to write reports or to predict images."]
+    if settings.model.generators.kind == "reused":
+        told: list[str] = []
+        if writes:
+            told.append(
+                "**The shared transformer was itself trained to write reports and can give report text "
+                "away.** Treat the weights as you would the reports."
+            )
+        if predicts:
+            told.append(
+                "The shared transformer was itself trained to predict slice tokens from reports, and can "
+                "give away what they show."
+            )
+        return told
+    _, private = split_parameters(settings)
+    kept = f", {len(private)} tensors," if private else ""
+    return [
+        f"What writes reports or predicts slices{kept} stays at each site and is not in the file. The shared "
+        "tensors were trained through it, and can still carry some of what it learned."
+    ]
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
