@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 NOT_A_DEVICE = "Research use, not a medical device."
+
+ALONE = "alone"
+"""The `engine` of a run in which one site trained without a federation."""
 
 
 def printable(text: str) -> str:
@@ -19,17 +22,45 @@ def auc_text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
+def number_text(value: float | None) -> str:
+    """Three decimals, or a dash where there is no number."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def interval_text(low: float | None, high: float | None) -> str:
     """`[0.700, 0.812]`, or nothing where there is no interval."""
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
 def result_lines(summary: Mapping[str, object]) -> list[str]:
-    """The final table: AUC with its interval over patients for each finding, then the mean.
+    """What a run ends with: the table of findings, and what is to be known about it.
 
     Args:
         summary: as in `summary.json`.
     """
+    return [*auc_lines(summary), *notice_lines(summary), *comparison_lines(summary), NOT_A_DEVICE]
+
+
+def evaluation_lines(summary: Mapping[str, object]) -> list[str]:
+    """What an evaluation ends with: the table of findings, then calibration and thresholds.
+
+    Args:
+        summary: with `measured_on`, as in `summary.json`.
+    """
+    place = cast(Mapping[str, str], summary["measured_on"])
+    return [
+        f"{summary['central_exams']} exams of {printable(place['site'])}, split {place['split']}",
+        *(printable(line) for line in cast(Sequence[str], summary["central_notices"])),
+        "",
+        *auc_lines(summary),
+        "",
+        *operating_lines(summary),
+        NOT_A_DEVICE,
+    ]
+
+
+def auc_lines(summary: Mapping[str, object]) -> list[str]:
+    """AUC with its interval over patients for each finding, then the mean."""
     table = cast(Mapping[str, Mapping[str, float | None]], summary["auc_table"])
     width = max([len("mean of all findings"), *(len(printable(finding)) for finding in table)])
     lines = [f"{'finding':<{width}}  {'AUC':>9}  {'95 % interval':^16}  {'positive':>8}  {'negative':>8}"]
@@ -48,15 +79,49 @@ def result_lines(summary: Mapping[str, object]) -> list[str]:
     lines.append(f"{label:<{width}}  {auc_text(mean):>9}  {interval_text(low, high):^16}".rstrip())
     if undefined:
         lines.append(f"undefined, without positive or negative exams: {printable(', '.join(undefined))}")
-    return [*lines, *notice_lines(summary), *comparison_lines(summary), NOT_A_DEVICE]
+    return lines
+
+
+def operating_lines(summary: Mapping[str, object]) -> list[str]:
+    """Calibration of each finding, and what its threshold from validation exams does."""
+    table = cast(Mapping[str, Mapping[str, "float | None"]], summary["operating"])
+    width = max([len("finding"), *(len(printable(finding)) for finding in table)])
+    lines = [
+        operating_note(summary),
+        f"{'finding':<{width}}  {'Brier':>9}  {'calibration error':>17}  {'threshold':>9}  "
+        f"{'sensitivity':>11}  {'specificity':>11}",
+    ]
+    lines.append("-" * len(lines[1]))
+    for finding, row in table.items():
+        lines.append(
+            f"{printable(finding):<{width}}  {number_text(row['brier']):>9}  "
+            f"{number_text(row['calibration_error']):>17}  {number_text(row['threshold']):>9}  "
+            f"{number_text(row['sensitivity']):>11}  {number_text(row['specificity']):>11}"
+        )
+    return lines
+
+
+def operating_note(summary: Mapping[str, object]) -> str:
+    """Where the thresholds come from."""
+    if not summary["validation_exams"]:
+        return "no validation exams beside the reported ones: no thresholds"
+    return (
+        f"thresholds: the smallest of specificity {summary['operating_specificity']:.2f} on "
+        f"{summary['validation_exams']} validation exams; what they do to the reported exams:"
+    )
 
 
 def notice_lines(summary: Mapping[str, object]) -> list[str]:
-    """What was left out or unknown, in counts: the server's own exams first, then each site's."""
-    told = {"the server's own exams": summary.get("central_notices") or []}
+    """What was left out or unknown, in counts: the reported exams first, then each site's."""
+    told = {whose_exams(summary): summary.get("central_notices") or []}
     sites = cast(Mapping[str, list[str]], summary.get("notices") or {})
     told |= {f"site {printable(name)}": lines for name, lines in sites.items()}
     return [f"{who}: {printable(line)}" for who, lines in told.items() for line in cast(list[str], lines)]
+
+
+def whose_exams(summary: Mapping[str, object]) -> str:
+    """Whose exams a run's result was measured on."""
+    return "the site's own exams" if summary.get("engine") == ALONE else "the server's own exams"
 
 
 def mean_interval(summary: Mapping[str, object]) -> tuple[float | None, float | None]:

@@ -27,7 +27,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = existing_folder(arguments.run, "RUN")
     data = existing_folder(arguments.data, "--data")
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
-    from server.evaluate import evaluate, to_text
+    from climb_model.evaluation.again import evaluate
+    from climb_model.results import evaluation_lines
+    from climb_model.trained import SHARED
 
-    print(to_text(evaluate(run, data, weights)))
+    print("\n".join(evaluation_lines(evaluate(run / SHARED, data, weights).summary)))
     return DONE

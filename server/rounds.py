@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from climb_model.evaluation.labelled import LabelledExams
 from climb_model.lock import only_process
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
@@ -23,7 +24,7 @@ from climb_model.scalars import ScalarBoard
 from climb_model.sharing import load_shared, shared_spec, shared_state
 from configs.load import settings_hash
 from configs.schema import Settings
-from server.central import Central, open_central
+from server.central import open_central
 from server.hello import Admission, first_exchange
 from server.place import ServerPlace
 from server.summary import finish
@@ -114,7 +115,7 @@ def _run_locked(
     return finish(run, central, checkpoint, place.engine)
 
 
-def make_evaluate_fn(central: Central) -> EvaluateFn:
+def make_evaluate_fn(central: LabelledExams) -> EvaluateFn:
     """Flower's `evaluate_fn(round, arrays)`: the defined AUCs by finding, and their mean as `MEAN_AUC`."""
     model = build_model(central.settings)
     names = shared_spec(model)
@@ -135,7 +136,7 @@ def next_global_step(global_step: int, traffic: Traffic) -> int:
     return global_step + round(steps / exams)
 
 
-def _admit(grid: Grid, central: Central, place: ServerPlace) -> Admission:
+def _admit(grid: Grid, central: LabelledExams, place: ServerPlace) -> Admission:
     settings = central.settings
     admission = first_exchange(
         grid,
@@ -162,7 +163,7 @@ def _checked(grid: Grid, admission: Admission, settings: Settings) -> CheckedGri
     )
 
 
-def _before_training(central: Central, evaluate_fn: EvaluateFn, admission: Admission) -> State:
+def _before_training(central: LabelledExams, evaluate_fn: EvaluateFn, admission: Admission) -> State:
     start = time.monotonic()
     shared = shared_state(build_model(central.settings))
     mean, aucs = _evaluate(evaluate_fn, central.settings, 0, _to_record(shared))

@@ -1,42 +1,16 @@
-"""What a study ends with: final weights, predictions and the summary."""
+"""How a study ends at the server."""
 
 from __future__ import annotations
 
 from climb_model.checkpoints import Checkpoint
-from climb_model.model.climb import build_model
+from climb_model.ending import write_result
+from climb_model.evaluation.labelled import LabelledExams
 from climb_model.progress import observer
 from climb_model.runs import RunFolder
-from climb_model.sharing import load_shared
-from configs.load import settings_hash
-from server.central import Central
 
 
-def finish(run: RunFolder, central: Central, checkpoint: Checkpoint, engine: str) -> dict[str, object]:
-    """Write the final weights, predictions and, last, the summary."""
-    model = build_model(run.settings)
-    load_shared(model, checkpoint.shared, sender="the last checkpoint")
-    found = central.predict(model)
-    run.write_shared(checkpoint.shared, checkpoint.round, central.frozen.fingerprint)
-    run.write_predictions(found.uids, found.patients, found.findings, found.labels, found.scores)
-    traffic = [site for record in checkpoint.history for site in record.sites.values()]
-    summary: dict[str, object] = {
-        "study": run.study,
-        "rounds": checkpoint.round,
-        "sites": len(checkpoint.exams),
-        "exams": checkpoint.exams,
-        "notices": {site: list(lines) for site, lines in checkpoint.notices.items() if lines},
-        **central.summary(found),
-        "shared_tensors": len(checkpoint.shared),
-        "shared_parameters": sum(value.numel() for value in checkpoint.shared.values()),
-        "bytes_per_site_per_round": {
-            "up": round(sum(site.bytes_up for site in traffic) / max(len(traffic), 1)),
-            "down": round(sum(site.bytes_down for site in traffic) / max(len(traffic), 1)),
-        },
-        "seconds": sum(record.seconds for record in checkpoint.history),
-        "engine": engine,
-        "config_hash": settings_hash(run.settings),
-        "fingerprint": central.frozen.fingerprint,
-    }
-    run.write_summary(summary)
+def finish(run: RunFolder, central: LabelledExams, checkpoint: Checkpoint, engine: str) -> dict[str, object]:
+    """Write the final weights, predictions and, last, the summary; tell who watches."""
+    summary = write_result(run, checkpoint, central.frozen, central, engine)
     observer().finished(summary)
     return summary

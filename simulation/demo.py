@@ -14,6 +14,7 @@ from climb_model.data.folders import list_sites
 from climb_model.data.synthetic import CENTRAL, RECORD, make_hospitals
 from climb_model.encoders import frozen_encoders
 from climb_model.evaluation.ceiling import supervised_ceiling
+from climb_model.evaluation.labelled import LabelledExams
 from climb_model.model.climb import build_model
 from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.report.page import write_report
@@ -23,7 +24,7 @@ from climb_model.screen import LiveTable
 from climb_model.training.trainer import OptimizerState, train_round
 from configs.load import load_settings
 from configs.schema import Settings
-from server.central import Central, open_central
+from server.central import open_central
 from simulation.engine import run
 
 NUM_SITES = 4
@@ -143,7 +144,7 @@ def train_alone(job: Job) -> float | None:
     return central.aucs(model)[0]
 
 
-def central_of(job: Job) -> Central:
+def central_of(job: Job) -> LabelledExams:
     """The server's own exams, from the tokens that the run keeps."""
     return open_central(run_folder(job), job.central, None)
 

@@ -120,6 +120,24 @@ def read_site(
     return _assemble(folder, site, tables, wanted)
 
 
+def has_findings(root: Path, findings: Sequence[str], name: str | None = None) -> bool:
+    """Whether a site's tables hold findings: `findings.csv`, or in the UKA layout any column of them.
+
+    True too for a folder of no known layout: what is wrong there is for `read_site` to say.
+
+    Raises:
+        DataError: as `read_site`, on the folder and on the UKA split table.
+    """
+    folder = _site_folder(root, name)
+    if (folder / "metadata_unilateral").is_dir():
+        return (folder / "metadata_unilateral" / "findings.csv").is_file()
+    path = folder / "metadata" / "split_regex.csv"
+    if not path.is_file():
+        return True
+    table = read_table(path, ("UID",), findings, site=name or folder.resolve().name)
+    return any(row[finding] for row in table.rows for finding in findings)
+
+
 def require_split(site: SiteData, split: str) -> tuple[ExamRecord, ...]:
     """The exams of a split that must have some, in the order of their UIDs.
 

@@ -50,15 +50,35 @@ class AucEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInputs:
-    """A finished run."""
+class OperatingEntry:
+    """A line of the summary's calibration and thresholds."""
+
+    brier: float | None
+    calibration_error: float | None
+    threshold: float | None
+    sensitivity: float | None
+    specificity: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run or an evaluation ended with."""
 
     settings: Settings
     settings_text: str
-    history: tuple[RoundRecord, ...]
     summary: dict[str, object]
     table: dict[str, AucEntry]
+    operating: dict[str, OperatingEntry]
+    """Empty for a run of before there was one."""
+
     predictions: Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs(Result):
+    """A finished run."""
+
+    history: tuple[RoundRecord, ...]
     shared: dict[str, tuple[int, ...]]
     """Name to shape of each tensor that travelled; empty if the run kept no `shared.safetensors`."""
 
@@ -75,21 +95,41 @@ def read_run(run: Path) -> RunInputs:
         ReportError: if one is missing, broken, or of another run than the rest.
         SettingsError: if `config.yaml` holds no possible settings.
     """
-    settings_text = _text(run / "config.yaml")
-    settings = settings_from_file(run / "config.yaml")
-    summary = _object(run / "summary.json", _text(run / "summary.json"))
+    result = read_result(run)
+    _check_run(run / "summary.json", result.summary)
+    return RunInputs(
+        settings=result.settings,
+        settings_text=result.settings_text,
+        summary=result.summary,
+        table=result.table,
+        operating=result.operating,
+        predictions=result.predictions,
+        history=_history(run / "history.jsonl"),
+        shared=_shared(run / "shared.safetensors"),
+    )
+
+
+def read_result(folder: Path) -> Result:
+    """Read and check what a run and an evaluation both leave: all of `read_run`'s but the history.
+
+    Raises:
+        ReportError, SettingsError: as `read_run`.
+    """
+    settings_text = _text(folder / "config.yaml")
+    settings = settings_from_file(folder / "config.yaml")
+    file = folder / "summary.json"
+    summary = _object(file, _text(file))
     wanted, got = settings_hash(settings), summary.get("config_hash", settings_hash(settings))
     if got != wanted:
-        raise ReportError(f"{run / 'summary.json'} belongs to settings {got}, config.yaml holds {wanted}")
-    table = _table(run / "summary.json", summary)
-    return RunInputs(
+        raise ReportError(f"{file} belongs to settings {got}, config.yaml holds {wanted}")
+    table = _table(file, summary)
+    return Result(
         settings=settings,
         settings_text=settings_text,
-        history=_history(run / "history.jsonl"),
         summary=summary,
         table=table,
-        predictions=_predictions(run / "predictions.csv", list(table)),
-        shared=_shared(run / "shared.safetensors"),
+        operating=_operating(file, summary),
+        predictions=_predictions(folder / "predictions.csv", list(table)),
     )
 
 
@@ -140,11 +180,9 @@ def _history(path: Path) -> tuple[RoundRecord, ...]:
 
 def _table(path: Path, summary: Mapping[str, object]) -> dict[str, AucEntry]:
     try:
-        _number(path, summary["seconds"], summary["rounds"])
         for key in ("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"):
             if summary.get(key) is not None:
                 _number(path, summary[key])
-        _number(path, *cast(Mapping[str, object], summary["exams"]).values())
         rows = cast(Mapping[str, Mapping[str, object]], summary["auc_table"])
         table = {finding: AucEntry(**row) for finding, row in rows.items()}  # type: ignore[arg-type]
         for entry in table.values():
@@ -153,6 +191,28 @@ def _table(path: Path, summary: Mapping[str, object]) -> dict[str, AucEntry]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} is no summary of a run: {_told(error)}") from None
     return table
+
+
+def _operating(path: Path, summary: Mapping[str, object]) -> dict[str, OperatingEntry]:
+    if "operating" not in summary:
+        return {}
+    try:
+        _number(path, summary["validation_exams"], summary["operating_specificity"])
+        rows = cast(Mapping[str, Mapping[str, object]], summary["operating"])
+        table = {finding: OperatingEntry(**row) for finding, row in rows.items()}  # type: ignore[arg-type]
+        for row in rows.values():
+            _number(path, *(value for value in row.values() if value is not None))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} is no summary of a run: {_told(error)}") from None
+    return table
+
+
+def _check_run(path: Path, summary: Mapping[str, object]) -> None:
+    try:
+        _number(path, summary["seconds"], summary["rounds"])
+        _number(path, *cast(Mapping[str, object], summary["exams"]).values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} is no summary of a run: {_told(error)}") from None
 
 
 def _predictions(path: Path, findings: list[str]) -> Predictions:
