@@ -1,11 +1,13 @@
-"""Both frozen encoders of a study, and the fingerprints that every site must share."""
+"""The frozen models of a study, and the fingerprints that every site must share."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from climb_model.model.text import ReportEncoder, load_text
+from climb_model.data.exam import DataError
+from climb_model.model.language_model import LanguageModel, load_language_model
+from climb_model.model.text import ReportEncoder, load_text, word_table_of
 from climb_model.model.vision import SliceEncoder, load_vision
 from climb_model.model.weights import fingerprint
 from configs.schema import Settings
@@ -16,12 +18,16 @@ PREPROCESSING_VERSION = 1
 
 @dataclass(frozen=True)
 class FrozenEncoders:
-    """The encoders that never train and never travel."""
+    """The models that never train and never travel."""
 
     vision: SliceEncoder
     text: ReportEncoder
     fingerprint: dict[str, str]
-    """`vision`, `text`, `tokenizer` and `preprocessing` to their SHA-256. All four decide a site's tokens."""
+    """`vision`, `text`, `tokenizer` and `preprocessing` to their SHA-256. All four decide a site's tokens.
+    With a language model as fusion also `language_model`, which decides what is made of them."""
+
+    language_model: LanguageModel | None = None
+    """What `model.fusion.language_model` names, whole."""
 
     @classmethod
     def load(cls, settings: Settings, weights: Path | None = None) -> FrozenEncoders:
@@ -31,7 +37,12 @@ class FrozenEncoders:
             DataError: if weights are missing or incomplete, or a prompt has unknown tokens.
         """
         vision = load_vision(settings.model.vision, settings.data, weights)
-        text = load_text(settings.model.text, weights)
+        config, name = settings.model.text, settings.model.fusion.language_model
+        language_model = None
+        if name:
+            language_model = load_language_model(name, weights, width=config.width, whole=True)
+            _check_room(language_model, len(settings.data.sequences) * settings.data.slices)
+        text = load_text(config, weights) if language_model is None else word_table_of(language_model, config)
         text.probe([prompt for pair in zero_shot_prompts(settings) for side in pair for prompt in side])
         parts = {
             "vision": vision.fingerprint,
@@ -39,7 +50,18 @@ class FrozenEncoders:
             "tokenizer": text.tokenizer_fingerprint,
             "preprocessing": fingerprint({}, {"version": PREPROCESSING_VERSION, **asdict(settings.data)}),
         }
-        return cls(vision, text, parts)
+        if language_model is not None:
+            parts["language_model"] = language_model.fingerprint
+        return cls(vision, text, parts, language_model)
+
+
+def _check_room(model: LanguageModel, num_slice_tokens: int) -> None:
+    if num_slice_tokens >= model.max_positions:
+        raise DataError(
+            f"weights: '{model.name}' has {model.max_positions} positions, wanted {num_slice_tokens + 1} for "
+            "the slice tokens of an exam and the class token",
+            f"'{model.name}' has too few positions for the slices",
+        )
 
 
 def zero_shot_prompts(settings: Settings) -> list[tuple[list[str], list[str]]]:

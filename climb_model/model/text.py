@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from climb_model.data.exam import DataError
 from climb_model.model.climb import ReportTokens
+from climb_model.model.language_model import LanguageModel, is_language_model, load_language_model
 from climb_model.model.weights import fingerprint, load_failure, show_loading_bars, weights_source
 from configs.schema import BUILTIN_GERMAN, TextConfig
 
@@ -35,6 +37,17 @@ class TokenizedText:
     num_unknown: int
 
 
+@dataclass(frozen=True)
+class Signs:
+    """Pieces of a tokenizer that mean no word."""
+
+    unknown: int | None
+    """Stands for what the tokenizer does not know; None where nothing is unknown."""
+
+    end: int
+    """Ends a report when one is written."""
+
+
 class ReportEncoder:
     """Tokenizer and frozen tables, and for `encoder` all layers of a BERT.
 
@@ -49,7 +62,13 @@ class ReportEncoder:
         positions: Float[Tensor, "position dim"],
         bert: torch.nn.Module | None,
         tensors_fingerprint: str,
+        signs: Signs | None = None,
     ) -> None:
+        """Keep what a report is encoded with.
+
+        Args:
+            signs: None looks for BERT's.
+        """
         self.config = config
         self.tokenizer = tokenizer
         self.words = words
@@ -58,23 +77,22 @@ class ReportEncoder:
         self.fingerprint = tensors_fingerprint
         self.tokenizer_fingerprint = fingerprint({}, {"tokenizer": tokenizer.to_str()})
         self.max_tokens = min(config.max_tokens, len(positions)) - (0 if bert is None else 2)
-        unknown = tokenizer.token_to_id(UNKNOWN)
-        if unknown is None:
-            unknown = tokenizer.token_to_id("<unk>")
-        self.unknown = unknown
-        self.end = int(tokenizer.token_to_id(bert_ends(tokenizer)[1]))
-        """Piece that ends a report when one is written."""
+        found = bert_signs(tokenizer, config.weights) if signs is None else signs
+        self.unknown = found.unknown
+        self.end = found.end
         self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def tokenize(self, text: str) -> TokenizedText:
         """Piece numbers of a text, at most `max_tokens`."""
         pieces = self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens]
-        return TokenizedText(tuple(pieces), sum(piece == self.unknown for piece in pieces))
+        num_unknown = 0 if self.unknown is None else pieces.count(self.unknown)
+        return TokenizedText(tuple(pieces), num_unknown)
 
     def probe(self, prompts: Sequence[str]) -> None:
         """Refuse a tokenizer that does not know the words of the prompts.
 
-        A tokenizer that failed to load answers with unknown tokens only, in silence.
+        A tokenizer that failed to load answers with unknown tokens only, in silence; one without a
+        sign for the unknown leaves out what it does not know.
         """
         for prompt in prompts:
             text = self.tokenize(prompt)
@@ -84,6 +102,17 @@ class ReportEncoder:
                     f"tokens of {len(text.pieces)}, wanted none",
                     f"the tokenizer of '{self.config.weights}' does not know the prompts",
                 )
+            if self.unknown is None:
+                self._probe_whole(prompt)
+
+    def _probe_whole(self, prompt: str) -> None:
+        back = self.tokenizer.decode(self.tokenizer.encode(prompt, add_special_tokens=False).ids)
+        if letters(back) != letters(prompt):
+            raise DataError(
+                f"tokenizer of '{self.config.weights}': prompt '{prompt}' comes back as {back!r}, "
+                "wanted it whole",
+                f"the tokenizer of '{self.config.weights}' does not know the prompts",
+            )
 
     @torch.no_grad()
     def vectors(self, pieces: tuple[int, ...]) -> Float[Tensor, "token dim"]:
@@ -113,9 +142,52 @@ def bert_ends(tokenizer: Tokenizer) -> tuple[str, str]:
     return ("[CLS]", "[SEP]") if tokenizer.token_to_id("[CLS]") is not None else ("<s>", "</s>")
 
 
+def bert_signs(tokenizer: Tokenizer, name: str) -> Signs:
+    """The pieces without a word of a BERT or XLM-R tokenizer."""
+    pieces = tokenizer.get_vocab()
+    first, last = bert_ends(tokenizer)
+    if first not in pieces or last not in pieces:
+        raise DataError(
+            f"tokenizer of '{name}' has no pieces {first} and {last}, which stand around a text",
+            f"the tokenizer of '{name}' lacks the signs around a text",
+        )
+    return Signs(pieces.get(UNKNOWN, pieces.get("<unk>")), pieces[last])
+
+
+def letters(text: str) -> str:
+    """A text without blanks, its signs composed."""
+    return "".join(unicodedata.normalize("NFC", text).split())
+
+
 def load_text(config: TextConfig, weights: Path | None) -> ReportEncoder:
     """The report encoder that the settings name; there is no fallback to another one."""
-    return builtin_german(config) if config.weights == BUILTIN_GERMAN else load_bert(config, weights)
+    if config.weights == BUILTIN_GERMAN:
+        return builtin_german(config)
+    if not is_language_model(config.weights, weights):
+        return load_bert(config, weights)
+    if config.kind != "embeddings":
+        raise DataError(
+            f"model.text.kind '{config.kind}' needs a BERT; '{config.weights}' is a causal language model, "
+            "of which 'embeddings' takes the word table",
+            f"'{config.weights}' has no encoder",
+        )
+    return word_table_of(
+        load_language_model(config.weights, weights, width=config.width, whole=False), config
+    )
+
+
+def word_table_of(model: LanguageModel, config: TextConfig) -> ReportEncoder:
+    """A causal language model's tokenizer and word table; positions are the fusion's alone."""
+    room = min(config.max_tokens, model.max_positions - 1)  # the class token stands behind
+    return ReportEncoder(
+        config,
+        model.tokenizer,
+        model.words,
+        torch.zeros(1, 1).expand(room, config.width),
+        None,
+        fingerprint({"words": model.words}, {"text": "language model", "kind": config.kind}),
+        Signs(model.unknown, model.end),
+    )
 
 
 def builtin_german(config: TextConfig) -> ReportEncoder:

@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 
 from climb_model.data.exam import DataError
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.model.text import load_text
+from climb_model.model.text import ReportEncoder, load_text
 from climb_model.model.vision import load_vision
 from configs.load import load_settings
 from configs.schema import Settings
@@ -103,6 +103,13 @@ def test_a_report_is_encoded_alone_and_padded_under_the_mask() -> None:
 def test_builtin_german_has_no_encoder_to_run() -> None:
     with pytest.raises(DataError, match=r"model\.text\.kind 'encoder' needs a BERT"):
         load_text(replace(debug().model.text, kind="encoder"), None)
+
+
+def test_a_bert_tokenizer_without_the_signs_around_a_text_is_refused() -> None:
+    whole = load_text(debug().model.text, None)
+    bare = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    with pytest.raises(DataError, match="'builtin:german' has no pieces <s> and </s>"):
+        ReportEncoder(whole.config, bare, whole.words, whole.positions, None, "bare")
 
 
 def test_a_prompt_with_unknown_words_is_refused_naming_the_prompt() -> None:
