@@ -165,7 +165,19 @@ def _model(model: ModelConfig, data: DataConfig) -> Iterator[Problem]:
         )
     yield from _chance("model.fusion.dropout", fusion.dropout)
     if fusion.language_model:
-        yield from _hub_name("model.fusion.language_model", fusion.language_model)
+        yield from _language_model(fusion.language_model, model.text)
+
+
+def _language_model(name: str, text: TextConfig) -> Iterator[Problem]:
+    yield from _hub_name("model.fusion.language_model", name)
+    if text.weights != name:
+        yield (
+            "model.text.weights",
+            f"must be the language model of the fusion, whose own word table it reads ({name!r}), "
+            f"got {text.weights!r}",
+        )
+    if text.kind != "embeddings":
+        yield "model.text.kind", f"must be 'embeddings' with a language model as fusion, got {text.kind!r}"
 
 
 def _objectives(objectives: ObjectivesConfig) -> Iterator[Problem]:
