@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.cli import DONE, Tool, existing_folder
+from configs.cli import DONE, Tool, existing_folder, whole_number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-site`; returns the exit code."""
     tool = Tool("climb-site", "One hospital's side of a study. Research use, not a medical device.")
     _add_import(tool)
+    _add_similar(tool)
     return tool.run(arguments)
 
 
@@ -43,4 +44,57 @@ def _import(arguments: argparse.Namespace) -> int:
 
     sequence, series = arguments.series
     print(import_series(dicom, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))
+    return DONE
+
+
+def _add_similar(tool: Tool) -> None:
+    parser = tool.verb(
+        "similar", _similar, does="list the site's exams whose images are most like one exam's"
+    )
+    parser.add_argument("exam", metavar="EXAM", help="UID of the exam")
+    parser.add_argument("--site", type=Path, required=True, metavar="SITE_DIR", help="the site's data folder")
+    parser.add_argument(
+        "--shared", type=Path, required=True, metavar="FILE", help="a run's shared.safetensors"
+    )
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+    parser.add_argument(
+        "--top", type=whole_number(1), default=10, metavar="N", help="exams to list; 10 unless told"
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        choices=("train", "val", "test"),
+        help="list exams of this split only; may be given again",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="private folder that keeps the slice tokens for the next time; else they are made anew",
+    )
+    parser.add_argument("--show-reports", action="store_true", help="show the reports too, on this screen")
+
+
+def _similar(arguments: argparse.Namespace) -> int:
+    site = existing_folder(arguments.site, "--site")
+    weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    from rich.console import Console
+
+    from client.similar import similar, to_lines
+    from climb_model.data.exam import SPLITS
+    from climb_model.progress import watched_by
+    from climb_model.screen import LiveTable
+
+    with LiveTable(console=Console(stderr=True, highlight=False)) as screen, watched_by(screen):
+        found = similar(
+            arguments.exam,
+            site,
+            arguments.shared,
+            weights,
+            top=arguments.top,
+            splits=arguments.split or SPLITS,
+            scratch=arguments.scratch,
+            show_reports=arguments.show_reports,
+        )
+    print("\n".join(to_lines(found)))
     return DONE

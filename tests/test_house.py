@@ -19,7 +19,7 @@ PACKAGES = ("configs", "climb_model", "strategies", "server", "client", "simulat
 BUNDLED = ("configs", "climb_model", "strategies", "server", "client")
 COMMANDS = {
     "climb-sim": ("demo", "make-data", "run", "model"),
-    "climb-site": ("import",),
+    "climb-site": ("import", "similar"),
     "climb-server": ("evaluate",),
 }
 MAX_BUNDLE = 1_000_000

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from climb_model.evaluation.ranks import at_chance, median_rank, places_of, rank_shares, recall_at
 from climb_model.evaluation.statistics import FloatArray, patient_weights, percentile_interval
 from climb_model.evaluation.zero_shot import image_vectors
 from climb_model.model.climb import ClimbModel
@@ -20,12 +21,6 @@ from configs.schema import Settings
 
 CUTOFFS = (1, 5, 10)
 """How many of the nearest answers are looked at: R@1, R@5, R@10."""
-
-TOLERANCE = 1e-6
-"""Cosines that differ by less are equal: float32 vectors do not tell them apart."""
-
-CHUNK = 512
-"""Questions whose cosines are held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +109,11 @@ def retrieval(
     patient's other breast is an answer like any other. Each exam asks once, so a report of five exams
     counts five times as a question, and once as an answer.
 
-    Answers of equal cosine (`TOLERANCE`) stand in random order: R@k is the expected share of exams with a
-    correct answer among the first k. R@k over all k is the distribution of the rank, and the median rank
-    is its median, halfway where two ranks share it. So equal vectors give chance in every figure, and
-    without ties the figures are the usual ones. With fewer than k answers R@k is 1, at chance too.
+    Answers of equal cosine (`ranks.TOLERANCE`) stand in random order: R@k is the expected share of exams
+    with a correct answer among the first k. R@k over all k is the distribution of the rank, and the
+    median rank is its median, halfway where two ranks share it. So equal vectors give chance in every
+    figure, and without ties the figures are the usual ones. With fewer than k answers R@k is 1, at
+    chance too.
 
     Intervals are over patients, drawn with replacement as those who ask; the answers stay.
 
@@ -137,8 +133,8 @@ def retrieval(
     _check(images, reports, report_of, patients)
     number = torch.arange(len(reports))
     weights = patient_weights(patients, draws=draws, seed=seed)
-    of_images = _places(images, report_of, reports, number)
-    of_reports = _places(reports, number, images, report_of)[report_of.numpy()]  # each exam asks
+    of_images = places_of(images, report_of, reports, number)
+    of_reports = places_of(reports, number, images, report_of)[report_of.numpy()]  # each exam asks
     return Retrieval(
         image_to_report=_direction(of_images, len(reports), weights),
         report_to_image=_direction(of_reports, len(images), weights),
@@ -183,91 +179,18 @@ def to_lines(found: Retrieval) -> list[str]:
     return lines
 
 
-def _places(
-    asking: Float[Tensor, "question dim"],
-    wanted: Int[Tensor, " question"],
-    answers: Float[Tensor, "answer dim"],
-    kind: Int[Tensor, " answer"],
-) -> Int[np.ndarray, "question 4"]:
-    """Where the nearest correct answer stands; an answer is correct if its kind is the wanted one.
-
-    Returns:
-        Answers above it, answers level with it (itself among them), correct ones of these, and correct ones
-        of all.
-    """
-    answers = answers.double()
-    parts: list[Tensor] = []
-    for first in range(0, len(asking), CHUNK):
-        cosines = asking[first : first + CHUNK].double() @ answers.T
-        correct = wanted[first : first + CHUNK, None] == kind[None]
-        best = cosines.masked_fill(~correct, float("-inf")).amax(dim=1, keepdim=True)
-        above = cosines > best + TOLERANCE
-        level = (cosines >= best - TOLERANCE) & ~above
-        parts.append(torch.stack([found.sum(1) for found in (above, level, level & correct, correct)], 1))
-    return torch.cat(parts).numpy()
-
-
 def _direction(places: Int[np.ndarray, "question 4"], num_answers: int, weights: FloatArray) -> Direction:
     once = np.ones((1, len(places)))
-    all_level = np.stack(
-        [np.zeros_like(places[:, 0]), np.full_like(places[:, 0], num_answers), places[:, 3]], axis=1
-    )
-    ranks = (
-        _ranks(places[:, :3], num_answers, once),
-        _ranks(all_level, num_answers, once),
-        _ranks(places[:, :3], num_answers, weights),
+    shares = (
+        rank_shares(places[:, :3], num_answers, once),
+        rank_shares(at_chance(places, num_answers), num_answers, once),
+        rank_shares(places[:, :3], num_answers, weights),
     )
     return Direction(
-        recall={cutoff: _figure(*(_recall(rank, cutoff) for rank in ranks)) for cutoff in CUTOFFS},
-        median_rank=_figure(*(_median(rank) for rank in ranks)),
+        recall={cutoff: _figure(*(recall_at(share, cutoff) for share in shares)) for cutoff in CUTOFFS},
+        median_rank=_figure(*(median_rank(share) for share in shares)),
         answers=num_answers,
     )
-
-
-def _ranks(
-    places: Int[np.ndarray, "question 3"], num_answers: int, weights: FloatArray
-) -> Float[np.ndarray, "draw answer"]:
-    """Expected share of the questions with a correct answer among the first one, two, ... of all."""
-    above, level, correct = places.T
-    sure = level == correct  # whatever the order, the first of them is correct
-    places = np.stack([above, np.where(sure, 1, level), np.where(sure, 1, correct)], axis=1)
-    kinds, kind_of = np.unique(places, axis=0, return_inverse=True)
-    order = np.argsort(kind_of, kind="stable")
-    first_of_kind = np.searchsorted(kind_of[order], np.arange(len(kinds)))
-    counts = np.add.reduceat(weights[:, order], first_of_kind, axis=1)  # (draw, kind)
-
-    sure = kinds[:, 1] == 1
-    shares = np.zeros((len(weights), num_answers))
-    shares[:, kinds[sure, 0]] = counts[:, sure]
-    shares = np.cumsum(shares, axis=1)
-    (tied,) = np.nonzero(~sure)
-    for first in range(0, len(tied), CHUNK):
-        part = tied[first : first + CHUNK]
-        shares += counts[:, part] @ _random_order(kinds[part], num_answers)
-    return shares / weights.sum(axis=1, keepdims=True)
-
-
-def _random_order(kinds: Int[np.ndarray, "kind 3"], num_answers: int) -> Float[np.ndarray, "kind answer"]:
-    """Chance that a correct answer is among the first one, two, ... when the level ones are shuffled.
-
-    One minus the chance to draw, without putting back, only wrong ones.
-    """
-    above, level, correct = (column[:, None] for column in kinds.T)
-    drawn = np.arange(num_answers) - above  # level answers already seen
-    wrong = 1 - correct / np.maximum(level - drawn, 1)
-    return 1 - np.cumprod(np.where(drawn < 0, 1.0, np.maximum(wrong, 0.0)), axis=1)
-
-
-def _recall(ranks: Float[np.ndarray, "draw answer"], cutoff: int) -> Float[np.ndarray, " draw"]:
-    return ranks[:, min(cutoff, ranks.shape[1]) - 1]
-
-
-def _median(ranks: Float[np.ndarray, "draw answer"]) -> Float[np.ndarray, " draw"]:
-    """Middle of the ranks at which half of the questions are answered."""
-    rounding = 1e-9
-    reaches = np.argmax(ranks >= 0.5 - rounding, axis=1)
-    exceeds = np.argmax(ranks > 0.5 + rounding, axis=1)
-    return (reaches + exceeds) / 2 + 1
 
 
 def _figure(value: FloatArray, chance: FloatArray, drawn: FloatArray) -> Figure:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
+from climb_model.evaluation import ranks
 from climb_model.evaluation import retrieval as module
 from climb_model.evaluation.retrieval import (
     CUTOFFS,
@@ -116,9 +117,9 @@ def test_without_ties_and_repeats_they_are_the_usual_ones(seed: int) -> None:
     cosines = (images @ reports.T).double().numpy()
     both = found(images, reports, list(range(num)))
     for direction, table in ((both.image_to_report, cosines), (both.report_to_image, cosines.T)):
-        ranks = np.array([1 + (row > row[place]).sum() for place, row in enumerate(table)])
+        places = np.array([1 + (row > row[place]).sum() for place, row in enumerate(table)])
         assert values(direction) == pytest.approx(
-            [*((ranks <= k).mean() for k in CUTOFFS), np.median(ranks)], abs=1e-9
+            [*((places <= k).mean() for k in CUTOFFS), np.median(places)], abs=1e-9
         )
         assert chances(direction) == pytest.approx(
             [*(min(k / num, 1.0) for k in CUTOFFS), (num + 1) / 2], abs=1e-9
@@ -204,7 +205,7 @@ def test_neither_order_nor_chunks_change_a_figure(seed: int) -> None:
     place = np.argsort(texts)
     moved = found(images[exams], reports[texts], [int(place[report_of[exam]]) for exam in exams])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", 2)
+        patch.setattr(ranks, "CHUNK", 2)
         chunked = found(images, reports, report_of)
     for other in (moved, chunked):
         for name in ("image_to_report", "report_to_image"):
@@ -219,13 +220,13 @@ def test_intervals_are_a_plain_bootstrap_over_patients() -> None:
     report_of = [*range(18), 0, 0, 1]
     both = found(images, reports, report_of, draws=draws, seed=5)
     cosines = (images @ reports.T).numpy()
-    ranks = np.array([1 + (row > row[report_of[exam]]).sum() for exam, row in enumerate(cosines)])
+    places = np.array([1 + (row > row[report_of[exam]]).sum() for exam, row in enumerate(cosines)])
     names = sorted({f"p{exam // 2}" for exam in range(num)})
     counts = np.random.default_rng(5).multinomial(len(names), [1 / len(names)] * len(names), size=draws)
     recalls, medians = [], []
     for count in counts:
         asked = [
-            rank for exam, rank in enumerate(ranks) for _ in range(int(count[names.index(f"p{exam // 2}")]))
+            rank for exam, rank in enumerate(places) for _ in range(int(count[names.index(f"p{exam // 2}")]))
         ]
         recalls.append(np.mean(np.array(asked) <= 5))
         medians.append(np.median(asked))
