@@ -6,13 +6,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.cli import DONE, Tool, existing_folder, whole_number
+from configs.cli import DONE, Tool, existing_folder, new_folder, whole_number
+from configs.errors import UsageError
+from configs.load import load_settings, preset_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-site`; returns the exit code."""
     tool = Tool("climb-site", "One hospital's side of a study. Research use, not a medical device.")
     _add_import(tool)
+    _add_train(tool)
+    _add_evaluate(tool)
     _add_similar(tool)
     return tool.run(arguments)
 
@@ -44,6 +48,105 @@ def _import(arguments: argparse.Namespace) -> int:
 
     sequence, series = arguments.series
     print(import_series(dicom, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))
+    return DONE
+
+
+def _add_train(tool: Tool) -> None:
+    parser = tool.verb(
+        "train", _train, does="train on this site's exams alone, without a federation", settings=True
+    )
+    parser.add_argument("site", type=Path, nargs="?", metavar="SITE_DIR", help="the site's data folder")
+    parser.add_argument("--preset", metavar="NAME", help=f"settings: {', '.join(preset_names())}")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="new run folder")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with a training; takes nothing else"
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None:
+        return _resume(arguments)
+    for name, given in (("SITE_DIR", "site"), ("--preset", "preset"), ("--out", "out")):
+        if vars(arguments)[given] is None:
+            raise UsageError(f"train needs {name} (or --resume RUN alone)")
+    settings = load_settings(arguments.preset, arguments.overrides)
+    site = existing_folder(arguments.site, "SITE_DIR")
+    weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    begun = (arguments.out / "run.json").is_file()  # the run folder itself tells what it holds
+    out = arguments.out if begun else new_folder(arguments.out, "--out")
+    from client.train import train_alone
+    from climb_model.progress import watched_by
+    from climb_model.screen import LiveTable
+
+    with LiveTable(study=out.name, alone=True) as screen, watched_by(screen):
+        train_alone(site, settings, out, weights, say=print)
+    return _show(out)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    for name, given in (
+        ("SITE_DIR", "site"),
+        ("--preset", "preset"),
+        ("--out", "out"),
+        ("--weights", "weights"),
+        ("key=value", "overrides"),
+    ):
+        if vars(arguments)[given]:
+            raise UsageError(f"--resume goes on with the settings and folders of the run, got {name} too")
+    run = existing_folder(arguments.resume, "--resume")
+    from client.train import resume_alone
+    from climb_model.progress import watched_by
+    from climb_model.screen import LiveTable
+
+    with LiveTable(study=run.resolve().name, alone=True) as screen, watched_by(screen):
+        resume_alone(run, say=print)
+    return _show(run)
+
+
+def _show(run: Path) -> int:
+    from climb_model.report.page import write_report
+
+    print(f"report: {write_report(run)}")
+    return DONE
+
+
+def _add_evaluate(tool: Tool) -> None:
+    parser = tool.verb(
+        "evaluate", _evaluate, does="measure trained weights on this site's own labelled exams"
+    )
+    parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder, with findings")
+    trained = parser.add_mutually_exclusive_group(required=True)
+    trained.add_argument(
+        "--shared", type=Path, metavar="FILE", help="a run's shared.safetensors, config.yaml beside it"
+    )
+    trained.add_argument("--run", type=Path, metavar="RUN", help="what this site trained alone")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+    parser.add_argument("--split", choices=("test", "val"), help="else the one that the settings name")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="new folder for tables and a page")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    site = existing_folder(arguments.site, "SITE_DIR")
+    weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    run = None if arguments.run is None else existing_folder(arguments.run, "--run")
+    out = None if arguments.out is None else new_folder(arguments.out, "--out")
+    from rich.console import Console
+
+    from client.evaluate import evaluate_run, write_folder
+    from climb_model.evaluation.again import evaluate
+    from climb_model.progress import watched_by
+    from climb_model.results import evaluation_lines
+    from climb_model.screen import LiveTable
+
+    with LiveTable(console=Console(stderr=True, highlight=False)) as screen, watched_by(screen):
+        if run is not None:
+            found = evaluate_run(run, site, weights, split=arguments.split)
+        else:
+            found = evaluate(arguments.shared, site, weights, split=arguments.split)
+    print("\n".join(evaluation_lines(found.summary)))
+    if out is not None:
+        print(f"report: {write_folder(found, out)}")
     return DONE
 
 

@@ -56,7 +56,7 @@ class RoundRecord:
     global_step: int
     sites: dict[str, SiteRound] = field(default_factory=dict[str, SiteRound])
     mean_auc: float | None = None
-    """Over the findings whose AUC is defined on the server's own exams."""
+    """Over the findings whose AUC is defined on the reported exams: the server's own in a federation."""
 
     auc: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
     rejected: tuple[dict[str, str], ...] = ()
@@ -151,7 +151,7 @@ class RunFolder:
         return self.path / "central"
 
     def site(self, name: str) -> Path:
-        """Simulation only: private folder of one virtual site."""
+        """Private folder of a site that trains on this machine: a virtual one, or one that trains alone."""
         return self.path / "sites" / name
 
     def history(self) -> list[RoundRecord]:
@@ -182,7 +182,7 @@ class RunFolder:
         labels: np.ndarray,
         scores: np.ndarray,
     ) -> None:
-        """Write `predictions.csv` of the server's own exams: one line an exam and finding.
+        """Write `predictions.csv` of the reported exams: one line an exam and finding.
 
         Args:
             labels: (exam, finding) 1, 0, or nan for unknown, which is written as an empty cell.
@@ -213,6 +213,11 @@ class RunFolder:
             "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
         }
         write_atomic(self.path / "shared.safetensors", safetensors_bytes(dict(tensors), metadata))
+
+
+def study_name(path: Path) -> str:
+    """A study's name after its run folder's."""
+    return re.sub(r"[^\w.\-]", "_", path.name)[:64].strip(".-") or "run"
 
 
 def check_name(kind: str, name: object) -> str:

@@ -27,9 +27,10 @@ SPARK_ROUNDS = 8
 MOST_NAMED_LOSSES = 6
 """With more sites than this a row gives the range of their losses, not each."""
 
+TRAVELS = "up / down MB"
 COLUMNS = (
     f"{'round':>7}  {'step':>7}  {'mean AUC':>8}  {'change':>7}  {'':<{SPARK_ROUNDS}}  "
-    f"{'up / down MB':>13}  {'s':>7}  "
+    f"{TRAVELS:>13}  {'s':>7}  "
 )
 
 
@@ -39,16 +40,25 @@ class LiveTable:
     It shows names of sites, counts, losses and AUCs; nothing of an exam.
     """
 
-    def __init__(self, *, study: str = "", console: Console | None = None, live: bool | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        study: str = "",
+        alone: bool = False,
+        console: Console | None = None,
+        live: bool | None = None,
+    ) -> None:
         """
         Args:
             study: name for the header.
+            alone: one site trains without a federation: nothing travels.
             live: progress bars and colours. None: if the output is a terminal that can do it.
         """
         self._console = console or Console(highlight=False)
         can_move = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._live = can_move if live is None else live
         self._study = printable(study)
+        self._alone = alone
         self._num_rounds = 0
         self._num_sites = 0
         self._means: list[float | None] = []
@@ -75,11 +85,12 @@ class LiveTable:
         """Print the header."""
         self._num_rounds = settings.federation.num_rounds
         self._num_sites = len(sites)
-        for line in header_lines(settings, sites, study=self._study):
+        for line in header_lines(settings, sites, study=self._study, alone=self._alone):
             self._say(line)
         self._say("")
         if self._live:
-            self._say(f"{COLUMNS}loss by site", style="bold")
+            columns = COLUMNS.replace(TRAVELS, " " * len(TRAVELS)) if self._alone else COLUMNS
+            self._say(f"{columns}loss by site", style="bold")
 
     def preparing(self, site: str, done: int, total: int) -> None:
         """Show how many exams of a site have slice tokens."""
@@ -125,7 +136,8 @@ class LiveTable:
     def _row(self, record: RoundRecord, previous: float | None) -> str:
         of = f"{record.round}/{self._num_rounds}" if self._num_rounds else str(record.round)
         up, down = _megabytes(record)
-        change, travelled = _change(record.mean_auc, previous), f"{up:.1f} / {down:.1f}"
+        change = _change(record.mean_auc, previous)
+        travelled = "" if self._alone else f"{up:.1f} / {down:.1f}"
         sparks = sparkline(self._means[-SPARK_ROUNDS:]) if self._can_write(SPARKS) else ""
         return (
             f"{of:>7}  {record.global_step:>7}  {auc_text(record.mean_auc):>8}  {change:>7}  "
@@ -176,24 +188,34 @@ class LiveTable:
         self._bar = None
 
 
-def header_lines(settings: Settings, sites: Mapping[str, int], *, study: str = "") -> list[str]:
+def header_lines(
+    settings: Settings, sites: Mapping[str, int], *, study: str = "", alone: bool = False
+) -> list[str]:
     """Who takes part and what travels, before the first round.
 
     Args:
         sites: name to training exams.
+        alone: one site trains without a federation.
     """
     with torch.device("meta"):  # shapes only: no memory, no random numbers
         spec = shared_spec(build_model(settings))
     numbers = sum(torch.Size(shape).numel() for shape in spec.values())
     named = ", ".join(f"{printable(name)} ({exams})" for name, exams in sites.items())
     of_study = f"study {study}, " if study else ""
+    travels = f"{len(spec)} tensors of {numbers:,} weights"
+    if alone:
+        travels = f"nothing; {travels} are the ones that a federation would share"
+    else:
+        travels += (
+            f", {4 * numbers / MEGABYTE:.1f} MB for each site, round and direction; "
+            "images and reports are not sent"
+        )
     one_or_more = "1 site" if len(sites) == 1 else f"{len(sites)} sites"
     return [
         f"CLIMB: {of_study}preset {settings.preset}, seed {settings.seed}, "
         f"{settings.federation.num_rounds} rounds. {NOT_A_DEVICE}",
         f"{one_or_more} with {sum(sites.values())} training exams: {named}",
-        f"what travels: {len(spec)} tensors of {numbers:,} weights, {4 * numbers / MEGABYTE:.1f} MB for each "
-        "site, round and direction; images and reports are not sent",
+        f"what travels: {travels}",
     ]
 
 
@@ -206,7 +228,9 @@ def plain_line(record: RoundRecord, previous: float | None, num_rounds: int) -> 
         parts[-1] += f" ({change})"
     if record.sites:
         up, down = _megabytes(record)
-        parts += [f"loss {losses(record)}", f"{up:.1f} MB up, {down:.1f} MB down"]
+        parts.append(f"loss {losses(record)}")
+        if up or down:
+            parts.append(f"{up:.1f} MB up, {down:.1f} MB down")
     return f"round {record.round}{of}: {', '.join(parts)}, {record.seconds:.1f} s"
 
 

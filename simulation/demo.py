@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from client.alone import Stand, rounds_alone
 from client.site import TOKENS
 from climb_model.data.folders import list_sites
 from climb_model.data.synthetic import CENTRAL, RECORD, make_hospitals
@@ -21,7 +22,6 @@ from climb_model.report.page import write_report
 from climb_model.results import comparison_lines
 from climb_model.runs import RunFolder
 from climb_model.screen import LiveTable
-from climb_model.training.trainer import OptimizerState, train_round
 from configs.load import load_settings
 from configs.schema import Settings
 from server.central import open_central
@@ -133,14 +133,9 @@ def compare(jobs: list[Job], alone: dict[str, float | None]) -> dict[str, object
 def train_alone(job: Job) -> float | None:
     """Mean zero-shot AUC of a hospital that trains alone, as long as it does in the federation."""
     central, exams = central_of(job), open_split(job, "train")
-    model = build_model(job.settings)
-    optimizer: OptimizerState | None = None
-    global_step = 0
-    for number in range(1, job.settings.federation.num_rounds + 1):
-        report, optimizer = train_round(
-            model, optimizer, exams, central.frozen.text, job.settings, round=number, global_step=global_step
-        )
-        global_step += report.num_steps
+    model = build_model(job.settings, central.frozen.language_model)
+    for _ in rounds_alone(model, exams, central.frozen.text, job.settings, start=Stand()):
+        pass
     return central.aucs(model)[0]
 
 

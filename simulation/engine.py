@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from climb_model.atomic import write_text_atomic
 from climb_model.data.synthetic import RECORD
 from climb_model.progress import watched_by
 from climb_model.run_config import to_run_config
-from climb_model.runs import RunError, RunFolder, RunObserver, check_name
+from climb_model.runs import RunError, RunFolder, RunObserver, check_name, study_name
 from configs.schema import Settings
 from server.app import app as server_app
 from server.place import VARIABLE as SERVER_VARIABLE
@@ -72,7 +71,7 @@ def run(
     for name in sites:
         check_name("site", name)
     out = out.resolve()
-    RunFolder.create(out, settings, re.sub(r"[^\w.\-]", "_", out.name)[:64].strip(".-") or "run")
+    RunFolder.create(out, settings, study_name(out))
     plan = Plan(
         engine=engine,
         sites={name: sites[name].resolve() for name in sorted(sites)},

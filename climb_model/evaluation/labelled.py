@@ -28,7 +28,11 @@ VALIDATION = "val"
 
 
 class NoLabels(DataError):
-    """Exams of which no finding is known: nothing can be measured on them."""
+    """Exams of which no finding is known: nothing can be measured on them. Names no exam."""
+
+    def __init__(self, site: str, fact: str) -> None:
+        super().__init__(f"site '{site}' has {fact}", f"site '{site}' has {fact}")
+        self.fact = fact
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,10 @@ def open_labelled(
     split = split or settings.evaluation.split
     told_name = name or data.resolve().name
     if not has_findings(data, settings.evaluation.findings, name):
-        raise _no_labels(told_name, "no findings: findings.csv, or the columns of them, are missing")
+        raise NoLabels(told_name, "no findings (findings.csv or its columns are missing)")
     site = read_exams(data, settings, name, need_reports=False, need_findings=True)
     if not any(label is not None for exam in site.of_split(split) for label in exam.findings.values()):
-        raise _no_labels(
-            site.name, f"no labelled exam in split '{split}', of {len(site.of_split(split))} in it"
-        )
+        raise NoLabels(site.name, f"no labelled exam in split '{split}'")
     watcher = observer()
 
     def ready(which: str) -> ExamSet:
@@ -114,7 +116,7 @@ def open_labelled(
 
     exams = ready(split)
     if np.isnan(exams.labels).all():
-        raise _no_labels(site.name, f"no labelled exam in split '{split}' whose volumes can be used")
+        raise NoLabels(site.name, f"no labelled exam in split '{split}' whose volumes can be used")
     notices, validation = list(exams.notices), None
     if split != VALIDATION and site.of_split(VALIDATION):
         try:
@@ -200,10 +202,6 @@ def operating_table(
             "specificity": None if decision is None else decision.specificity,
         }
     return table
-
-
-def _no_labels(site: str, fact: str) -> NoLabels:
-    return NoLabels(f"site '{site}' has {fact}", f"site '{site}' has {fact}")
 
 
 def _unusable(site: SiteData) -> str:

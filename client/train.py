@@ -1,0 +1,235 @@
+"""`climb-site train`: one site trains by itself, into the same run folder as a federation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from client.alone import Stand, rounds_alone
+from client.site import TOKENS, Site, exams_of
+from client.state import PrivateState, StateError, load_private, save_state, state_before
+from climb_model.atomic import write_text_atomic
+from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from climb_model.data.folders import require_split
+from climb_model.ending import write_result
+from climb_model.evaluation.labelled import LabelledExams, NoLabels, open_labelled
+from climb_model.lock import only_process
+from climb_model.model.climb import ClimbModel, build_model
+from climb_model.model.frozen import FrozenEncoders
+from climb_model.prepare import ExamSet, read_exams
+from climb_model.progress import observer
+from climb_model.results import ALONE
+from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound, check_name, study_name
+from climb_model.scalars import ScalarBoard
+from climb_model.sharing import load_shared, private_state, shared_state
+from climb_model.training.trainer import TrainReport
+from configs.load import settings_hash
+from configs.schema import Settings
+
+PLACE = "site.json"
+"""In the run folder: the site's own folders, for `--resume`."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One site's training: its place, its exams, and what its rounds are measured on."""
+
+    run: RunFolder
+    site: Site
+    frozen: FrozenEncoders
+    exams: ExamSet
+    labelled: LabelledExams | None
+    notices: tuple[str, ...]
+
+    def record(
+        self, model: ClimbModel, stand: Stand, begin: float, report: TrainReport | None
+    ) -> RoundRecord:
+        """The history's line of a round, measured now."""
+        mean, aucs = None, dict[str, float | None].fromkeys(self.run.settings.evaluation.findings)
+        if self.labelled is not None:
+            mean, aucs = self.labelled.aucs(model)
+        return RoundRecord(
+            round=stand.round,
+            seconds=time.monotonic() - begin,
+            global_step=stand.global_step,
+            sites={} if report is None else {self.site.name: _site_round(report)},
+            mean_auc=mean,
+            auc=aucs,
+        )
+
+    def save(self, model: ClimbModel, stand: Stand, history: tuple[RoundRecord, ...]) -> Checkpoint:
+        """Private state first, then the checkpoint that needs it, then what can be made again from it."""
+        digest = settings_hash(self.run.settings)
+        if stand.optimizer is not None:
+            state = PrivateState(stand.round, digest, stand.optimizer, private_state(model))
+            save_state(self.site.private / self.run.study, state)
+        checkpoint = Checkpoint(
+            study=self.run.study,
+            settings=digest,
+            round=stand.round,
+            global_step=stand.global_step,
+            exams={self.site.name: self.exams.num_exams},
+            notices={self.site.name: self.notices},
+            history=history,
+            shared=shared_state(model),
+        )
+        save_checkpoint(self.run.checkpoints, checkpoint)
+        self.run.write_history(history)
+        return checkpoint
+
+    def restore(self, model: ClimbModel, checkpoint: Checkpoint) -> Stand:
+        """Put a checkpoint's weights and the private state of its round into the model.
+
+        Raises:
+            RunError: if the checkpoint is of another run.
+            StateError: if the private state is damaged or missing.
+        """
+        digest, private = settings_hash(self.run.settings), self.site.private / self.run.study
+        if (checkpoint.study, checkpoint.settings) != (self.run.study, digest):
+            raise RunError(
+                f"the checkpoint is of study '{checkpoint.study}' with settings {checkpoint.settings}, "
+                f"the run folder of '{self.run.study}' with {digest}"
+            )
+        load_shared(model, checkpoint.shared, sender="the last checkpoint")
+        kept = state_before(private, checkpoint.round + 1, digest)
+        if not checkpoint.round:
+            return Stand()
+        if kept is None or kept.round != checkpoint.round:
+            raise StateError(
+                f"{private} lacks the private state of round {checkpoint.round}, from which the training "
+                "would go on: start a new run with --out"
+            )
+        load_private(model, kept.private)
+        return Stand(round=checkpoint.round, global_step=checkpoint.global_step, optimizer=kept.optimizer)
+
+
+def train_alone(
+    data: Path, settings: Settings, out: Path, weights: Path | None = None, *, say: Say | None = None
+) -> dict[str, object]:
+    """Train `federation.num_rounds` rounds on the site's split `train`, without a federation.
+
+    The rounds are measured on the site's own labelled exams of split `evaluation.split`; without such
+    exams it trains all the same, and every AUC is undefined. The result is the last round.
+
+    Args:
+        data: the site's folder, whose name is the site's.
+        out: the run folder; it must not hold a run.
+        weights: folder of the frozen encoders' model folders.
+        say: told, once, why no AUC can be measured.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        RunError: if the run cannot start.
+        DataError: if the exams or the encoders' weights cannot be used.
+        TrainingError: if the training cannot go on.
+    """
+    site = read_exams(data, settings, need_reports=True, need_findings=False)
+    check_name("site", site.name)
+    require_split(site, "train")
+    out = out.resolve()
+    RunFolder.create(out, settings, study_name(out))
+    place = {
+        "name": site.name,
+        "data": str(data.resolve()),
+        "weights": str(weights.resolve()) if weights is not None else None,
+    }
+    write_text_atomic(out / PLACE, json.dumps(place, indent=2, ensure_ascii=False) + "\n")
+    return resume_alone(out, say=say)
+
+
+def resume_alone(run: Path, *, say: Say | None = None) -> dict[str, object]:
+    """Go on with a training whose process ended; a complete one only gives its summary.
+
+    Raises:
+        RunError: if the folder holds no training of one site, or its checkpoint is damaged.
+        StateError: if the site's private state is damaged or missing.
+        LockedError: if another process trains in this folder.
+        DataError, TrainingError: as `train_alone`.
+    """
+    folder = RunFolder.open(run.resolve())
+    site = site_of_run(folder)
+    with only_process(folder.path / "lock", what=f"trains in {folder.path}"):
+        summary = folder.summary()
+        if summary is None:
+            torch.set_num_threads(folder.settings.training.num_threads)
+            summary = _train(_open(folder, site, say))
+        observer().finished(summary)
+    return summary
+
+
+def site_of_run(run: RunFolder) -> Site:
+    """The site that trains in this run folder.
+
+    Raises:
+        RunError: if the run is not one of `train_alone`.
+    """
+    file = run.path / PLACE
+    if not file.is_file():
+        raise RunError(f"{run.path} holds no training of one site alone: it has no {PLACE}")
+    place = json.loads(file.read_text("utf-8"))
+    weights = Path(place["weights"]) if place["weights"] else None
+    return Site(place["name"], Path(place["data"]), run.site(place["name"]), weights)
+
+
+def _open(run: RunFolder, site: Site, say: Say | None) -> Training:
+    exams, frozen = exams_of(site, run.settings)
+    for uid, reason in exams.left_out.items():
+        site.say(f"{uid} left out: {reason}")
+    try:
+        labelled = open_labelled(site.data, run.settings, frozen, site.private / TOKENS, name=site.name)
+    except NoLabels as error:
+        line = f"{error.fact}: every AUC is undefined"
+        site.say(line)
+        if say is not None:
+            say(f"site '{site.name}' has {line}")
+        return Training(run, site, frozen, exams, None, (*exams.notices, line))
+    return Training(run, site, frozen, exams, labelled, exams.notices)
+
+
+def _train(training: Training) -> dict[str, object]:
+    run, site = training.run, training.site
+    model = build_model(run.settings, training.frozen.language_model)
+    begin, watcher = time.monotonic(), observer()
+    watcher.started(run.settings, {site.name: training.exams.num_exams})
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        checkpoint = training.save(model, Stand(), (training.record(model, Stand(), begin, None),))
+        watcher.round_done(checkpoint.history[-1])
+    start, begin = training.restore(model, checkpoint), time.monotonic()
+    run.write_history(checkpoint.history)
+    with ScalarBoard(run.path / "tensorboard", checkpoint.history) as board:
+        rounds = rounds_alone(
+            model,
+            training.exams,
+            training.frozen.text,
+            run.settings,
+            start=start,
+            on_step=lambda *told: watcher.site_progress(site.name, *told),
+        )
+        for report, stand in rounds:
+            record = training.record(model, stand, begin, report)
+            checkpoint = training.save(model, stand, (*checkpoint.history, record))
+            board.add(record)
+            watcher.round_done(record)
+            begin = time.monotonic()
+    return write_result(run, checkpoint, training.frozen, training.labelled, ALONE)
+
+
+def _site_round(report: TrainReport) -> SiteRound:
+    return SiteRound(
+        exams=report.num_exams,
+        steps=report.num_steps,
+        loss=float(report.loss),
+        seconds=float(report.seconds),
+        bytes_up=0,
+        bytes_down=0,
+    )
