@@ -10,16 +10,18 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.site import Site, SiteError, exams_of, screen, site_of
+from client.site import PolicyError, Site, SiteError, exams_of, local_settings, screen, site_of
 from client.state import PrivateState, StateError, load_private, save_state, state_before
 from climb_model.data.exam import DataError
+from climb_model.encoders import frozen_encoders
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed
 from climb_model.run_config import from_run_config
 from climb_model.runs import RunError
 from climb_model.sharing import REFUSAL, SharingError, load_shared, private_state, shared_state
-from climb_model.training.trainer import TrainingError, train_round
+from climb_model.training.devices import DeviceError, parse_devices, train_on
+from climb_model.training.trainer import TrainingError
 from configs.errors import SettingsError
 from configs.load import settings_hash
 from configs.schema import Settings
@@ -44,6 +46,8 @@ def train(message: Message, context: Context) -> Message:
 
 def _greet(site: Site, study: str, settings: Settings, content: RecordDict) -> RecordDict:
     del study, content
+    local_settings(site, settings)
+    parse_devices(site.devices)
     exams, frozen = exams_of(site, settings)
     for uid, reason in exams.left_out.items():
         site.say(f"{uid} left out: {reason}")
@@ -61,31 +65,38 @@ def _greet(site: Site, study: str, settings: Settings, content: RecordDict) -> R
 
 def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> RecordDict:
     round, global_step = _order(content["config"], settings)
+    local = local_settings(site, settings)
     arrays = content["arrays"]
     assert isinstance(arrays, ArrayRecord), "a training message carries the shared tensors"
-    model = build_model(settings)
+    frozen = frozen_encoders(settings, site.weights)
+    model = build_model(settings, frozen.language_model)
     kept = state_before(site.private / study, round, settings_hash(settings))
     if kept is not None:
         load_private(model, kept.private)
     elif round > 1:
         site.say(f"round {round}: no private state of an earlier round, starting without")
     load_shared(model, arrays.to_torch_state_dict(), sender="the server")
-    exams, frozen = exams_of(site, settings)
+    exams, _ = exams_of(site, settings)
     moments = None if kept is None or settings.federation.reset_optimizer else kept.optimizer
     watcher = observer()
-    report, optimizer = train_round(
+    report, optimizer = train_on(
+        parse_devices(site.devices),
         model,
         moments,
         exams,
         frozen.text,
-        settings,
+        local,
         round=round,
         global_step=global_step,
         on_step=lambda step, steps, loss: watcher.site_progress(site.name, round, step, steps, loss),
     )
     state = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
     save_state(site.private / study, state)
-    site.say(f"round {round}: {report.num_steps} steps on {report.num_exams} exams, loss {report.loss:.4f}")
+    parts = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+    site.say(
+        f"round {round}: {report.num_steps} steps on {report.num_exams} exams, "
+        f"loss {report.loss:.4f} ({parts})"
+    )
     metrics = MetricRecord(
         {
             "num-examples": report.num_exams,
@@ -111,9 +122,9 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
             return work(site, study, settings, message.content)
     except DataError as error:
         told, full = error.public, str(error)
-    except (SharingError, TrainingError, SettingsError, RunError) as error:
+    except (PolicyError, SharingError, TrainingError, SettingsError, RunError) as error:
         told = full = str(error)
-    except (SiteError, StateError) as error:
+    except (DeviceError, SiteError, StateError) as error:
         told, full = "is not set up as it should be; its own log says how", str(error)
     except Exception as error:  # whatever it is: its text may quote a report or a folder
         told, full = f"failed with {type(error).__name__}; its own log says more", traceback.format_exc()

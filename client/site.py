@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ from climb_model.model.frozen import FrozenEncoders
 from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.progress import observer
 from climb_model.runs import check_name
+from climb_model.training.devices import AUTO
 from configs.errors import UserError
 from configs.schema import Settings
 
@@ -27,6 +28,10 @@ VARIABLE = "CLIMB_SITES"
 
 screen = logging.getLogger("climb.site")
 """The site's own screen: what is written here never travels."""
+
+
+class PolicyError(UserError):
+    """A study that this site does not want to take part in; the line may travel."""
 
 
 class SiteError(UserError):
@@ -43,6 +48,14 @@ class Site:
     """Weights, optimizer and slice tokens that stay here."""
 
     weights: Path | None = field(repr=False)
+    devices: str = field(default=AUTO, repr=False)
+    """Where this site trains: `auto`, `cpu` or such as `cuda:0,cuda:1`."""
+
+    chunk_size: int | None = field(default=None, repr=False)
+    """This site's own `training.chunk_size`, for its own memory; None takes the study's."""
+
+    shared_generators: bool = field(default=False, repr=False)
+    """Whether this site takes part in studies that share what writes reports."""
 
     def say(self, line: str, *, fault: bool = False) -> None:
         """Tell the site's own admin: in `site.log` of the private folder, faults also on the screen."""
@@ -56,7 +69,8 @@ class Site:
 def site_of(node_config: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Site:
     """The site that a SuperNode's settings name.
 
-    A deployed node and the local engine give `name`, `data`, `private` and, if needed, `weights`.
+    A deployed node and the local engine give `name`, `data`, `private` and, if needed, `weights`,
+    `devices`, `chunk-size` and `shared-generators`.
     Flower's simulation gives only `partition-id`, an index into the sites of `CLIMB_SITES`.
 
     Raises:
@@ -74,6 +88,23 @@ def site_of(node_config: Mapping[str, object], environment: Mapping[str, str] | 
         return _site(sites[int(str(node_config["partition-id"]))])
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise SiteError(f"{VARIABLE}={name} does not describe this site: {error}") from None
+
+
+def local_settings(site: Site, settings: Settings) -> Settings:
+    """The study's settings with what this site may choose alone.
+
+    Raises:
+        PolicyError: if the study would share weights that are trained to write this site's reports.
+    """
+    writes = settings.objectives.coca > 0 or settings.objectives.inverse_coca > 0
+    if settings.model.generators.kind == "reused" and writes and not site.shared_generators:
+        raise PolicyError(
+            f"site '{site.name}' does not take part: model.generators.kind=reused shares the weights that "
+            "write reports, and this site's policy (shared-generators) does not allow it"
+        )
+    if site.chunk_size is None:
+        return settings
+    return replace(settings, training=replace(settings.training, chunk_size=site.chunk_size))
 
 
 def exams_of(site: Site, settings: Settings) -> tuple[ExamSet, FrozenEncoders]:
@@ -106,4 +137,23 @@ def _site(values: Mapping[str, object]) -> Site:
         Path(str(values["data"])),
         Path(str(values["private"])),
         Path(str(weights)) if weights else None,
+        str(values.get("devices") or AUTO),
+        _chunk_size(values.get("chunk-size")),
+        _is_true(values.get("shared-generators")),
     )
+
+
+def _chunk_size(value: object) -> int | None:
+    if value is None:
+        return None
+    text = str(value)
+    if not text.isdecimal():
+        raise SiteError(f"the site's setting chunk-size must be a whole number >= 0, got '{text}'")
+    return int(text)
+
+
+def _is_true(value: object) -> bool:
+    text = str(value or "false").lower()
+    if text not in ("true", "false"):
+        raise SiteError(f"the site's setting shared-generators must be true or false, got '{text}'")
+    return text == "true"

@@ -9,8 +9,21 @@ from torch import Tensor, nn
 
 from configs.errors import UserError
 
-SHARED_PARTS: tuple[str, ...] = ("fusion.", "slice_positions.", "text_projection.", "log_scale")
-"""Beginnings of the names of shared parameters. A parameter that matches none stays at the site."""
+SHARED_PARTS: tuple[str, ...] = (
+    "fusion.",
+    "slice_positions.",
+    "text_projection.",
+    "log_scale",
+    "image_head.",
+    "start_token",
+)
+"""Beginnings of the names of shared parameters. A parameter that matches none stays at the site.
+
+The last two exist only where the shared transformer is the generator too (preset `climb-code`).
+"""
+
+PRIVATE_PARTS: tuple[str, ...] = ("report_generator.", "slice_generator.")
+"""Beginnings of the names of parameters that stay at the site: they can learn reports by heart."""
 
 TRAIN_METRICS: dict[str, type] = {"num-examples": int, "num-steps": int, "loss": float, "seconds": float}
 """The only numbers of a training reply."""

@@ -119,7 +119,7 @@ class ObjectivesConfig:
     """Weights of the three losses; `objectives`. 0 leaves one out, with the modules only it needs."""
 
     clip: float = 1.0
-    """Contrast of images and reports (CLIP, Radford et al. 2021)."""
+    """Contrast of images and reports (CLIP, Radford et al. 2021). Never 0: diagnosis rests on it."""
 
     coca: float = 1.0
     """The report, token by token, from the image (CoCa, Yu et al. 2022)."""

@@ -181,15 +181,9 @@ def _language_model(name: str, text: TextConfig) -> Iterator[Problem]:
 
 
 def _objectives(objectives: ObjectivesConfig) -> Iterator[Problem]:
-    weights = {
-        "clip": objectives.clip,
-        "coca": objectives.coca,
-        "inverse_coca": objectives.inverse_coca,
-    }
-    for name, weight in weights.items():
-        yield from _at_least(f"objectives.{name}", weight, 0)
-    if not any(weights.values()):
-        yield "objectives.clip", "must be > 0 where no other objective is, got 0.0"
+    yield from _positive("objectives.clip", objectives.clip)
+    yield from _at_least("objectives.coca", objectives.coca, 0)
+    yield from _at_least("objectives.inverse_coca", objectives.inverse_coca, 0)
     yield from _one_of("objectives.image_loss", objectives.image_loss, IMAGE_LOSSES)
 
 

@@ -153,7 +153,12 @@ def _process(place: Path) -> Generator[None]:
 
 
 def _node_config(folder: RunFolder, name: str, data: Path, weights: Path | None) -> dict[str, str]:
-    config = {"name": name, "data": str(data), "private": str(folder.site(name))}
+    config = {
+        "name": name,
+        "data": str(data),
+        "private": str(folder.site(name)),
+        "shared-generators": "true",  # virtual sites have no reports to protect from this machine
+    }
     return config | ({"weights": str(weights)} if weights is not None else {})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,12 @@ class KeptTokens:
 
     present: np.ndarray
     """(exam, slice token) bool."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the same file instead of getting a copy."""
+        if isinstance(self.tokens, np.memmap) and self.tokens.filename is not None:
+            return map_store, (Path(self.tokens.filename), self.index)
+        return KeptTokens, (self.index, np.asarray(self.tokens), self.present)
 
 
 def store_key(fingerprints: Sequence[str], num_views: int, exams: Sequence[ExamRecord]) -> str:

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from climb_model.model.fusion import Fusion
+from climb_model.model.generation import ReportGenerator, SliceGenerator, reused_report, reused_slices
 from climb_model.model.language_model import LanguageModel, LanguageModelFusion
 from configs.schema import Settings
 
@@ -23,6 +25,14 @@ class ImageTokens:
     tokens: Float[Tensor, "exam slice_token dim"]
     present: Bool[Tensor, "exam slice_token"]
 
+    def __getitem__(self, exams: slice | list[int]) -> ImageTokens:
+        """Some of the exams."""
+        return ImageTokens(self.tokens[exams], self.present[exams])
+
+    def to(self, device: torch.device) -> ImageTokens:
+        """The same on a device."""
+        return ImageTokens(self.tokens.to(device), self.present.to(device))
+
 
 @dataclass(frozen=True)
 class ReportTokens:
@@ -31,6 +41,14 @@ class ReportTokens:
     tokens: Float[Tensor, "exam token text_dim"]
     present: Bool[Tensor, "exam token"]
 
+    def __getitem__(self, exams: list[int]) -> ReportTokens:
+        """Some of the exams."""
+        return ReportTokens(self.tokens[exams], self.present[exams])
+
+    def to(self, device: torch.device) -> ReportTokens:
+        """The same on a device."""
+        return ReportTokens(self.tokens.to(device), self.present.to(device))
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -38,13 +56,18 @@ class Embeddings:
 
     vectors: Float[Tensor, "exam dim"]
     states: Float[Tensor, "exam token dim"]
+    """The class token's last."""
+
+    def __getitem__(self, exams: list[int]) -> Embeddings:
+        """Some of the exams."""
+        return Embeddings(self.vectors[exams], self.states[exams])
 
 
 class ClimbModel(nn.Module):
-    """Fusion, projections, slice positions and temperature: what is trained, and here also shared.
+    """Fusion, projections, slice positions, temperature, and the generators that the objectives want.
 
     The frozen encoders are not inside: they never train, never travel, and their tokens are kept
-    on disk. Generators (report from image, image from report) attach to `Embeddings.states`.
+    on disk. `climb_model.sharing` lists which of these parameters leave a site.
     """
 
     fusion: Fusion | LanguageModelFusion
@@ -63,6 +86,15 @@ class ClimbModel(nn.Module):
         if not fusion.language_model:
             self.text_projection = nn.Linear(settings.model.text.width, fusion.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        generators, objectives = settings.model.generators, settings.objectives
+        self.reuses_fusion = generators.kind == "reused"
+        if self.reuses_fusion and objectives.inverse_coca:
+            self.image_head = nn.Linear(fusion.width, fusion.width, bias=False)
+            self.start_token = nn.Parameter(torch.empty(fusion.width).normal_())
+        if not self.reuses_fusion and objectives.coca:
+            self.report_generator = ReportGenerator(fusion, generators.depth, settings.model.text.width)
+        if not self.reuses_fusion and objectives.inverse_coca:
+            self.slice_generator = SliceGenerator(fusion, generators.depth)
 
     def embed_image(self, image: ImageTokens) -> Embeddings:
         """Embed slice tokens. Absent slices are hidden and keep their index."""
@@ -96,10 +128,62 @@ class ClimbModel(nn.Module):
         )
         return Embeddings(vectors, states)
 
+    def predict_report(
+        self,
+        image: ImageTokens,
+        fused_image: Embeddings,
+        report: ReportTokens,
+        fused_report: Embeddings | None,
+    ) -> Float[Tensor, "exam next_token text_dim"]:
+        """CoCa: what each next token should be like, from the image; the last row is the end.
+
+        Args:
+            fused_report: of the same reports; only a causal fusion that is reused reads it.
+        """
+        if not self.reuses_fusion:
+            return self.report_generator(
+                fused_image.states, with_class(image.present), report.tokens, report.present
+            )
+        assert fused_report is not None
+        assert isinstance(self.fusion, Fusion)
+        states = reused_report(
+            self.fusion,
+            fused_image.states[:, :-1],
+            image.present,
+            fused_report.states[:, :-1],
+            report.present,
+        )
+        return F.linear(states, self.text_projection.weight.T)
+
+    def predict_slices(
+        self, report: ReportTokens, fused_report: Embeddings, image: ImageTokens, fused_image: Embeddings
+    ) -> Float[Tensor, "exam slice_token dim"]:
+        """Inverse CoCa: from the report, what each next slice token should be."""
+        if not self.reuses_fusion:
+            positions = self.slice_positions.weight[: self.num_slice_tokens]
+            return self.slice_generator(
+                fused_report.states, with_class(report.present), image.tokens, image.present, positions
+            )
+        assert isinstance(self.fusion, Fusion)
+        states = reused_slices(
+            self.fusion,
+            self.start_token,
+            fused_report.states[:, :-1],
+            report.present,
+            fused_image.states[:, :-1],
+            image.present,
+        )
+        return self.image_head(states)
+
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Keep the log of the inverse temperature in [0, ln 100]; call after each optimizer step."""
         self.log_scale.clamp_(0.0, MAX_LOG_SCALE)
+
+
+def with_class(present: Bool[Tensor, "exam token"]) -> Bool[Tensor, "exam token+1"]:
+    """The mask of states: a class token, always present, stands behind the tokens."""
+    return torch.cat([present, present.new_ones(len(present), 1)], dim=1)
 
 
 def build_model(settings: Settings, language_model: LanguageModel | None = None) -> ClimbModel:

@@ -6,35 +6,23 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from x_transformers import Encoder
 
+from climb_model.model.layers import make_layers
 from configs.schema import FusionConfig
 
 
 class Fusion(nn.Module):
-    """x-transformers `Encoder` with a class token right behind the last real token.
+    """x-transformers' layers with a class token right behind the last real token.
 
-    Bidirectional, pre-norm, rotary positions given explicitly, no bias in the feed-forward. The
-    class token stands behind the last *real* token and padding is masked, so neither padding nor
-    the other exams of a batch change an exam's result.
+    Bidirectional or causal, rotary positions given explicitly. The class token stands behind the last
+    *real* token and padding is masked, so neither padding nor the other exams of a batch change an
+    exam's result.
     """
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.width = config.width
-        self.layers = Encoder(
-            dim=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            attn_dim_head=config.head_width,
-            ff_mult=config.ff_mult,
-            ff_no_bias=True,
-            rotary_pos_emb=True,
-            rotary_emb_dim=config.rotary_width,
-            attn_flash=config.flash,
-            attn_dropout=config.dropout,
-            ff_dropout=config.dropout,
-        )
+        self.layers = make_layers(config, causal=config.causal)
         # As large as a token: with a small one the untrained network scatters its embeddings at random,
         # and the first steps do nothing but draw them together again (figures in docs/log.md).
         self.class_token = nn.Parameter(torch.empty(config.width).normal_())
@@ -60,9 +48,22 @@ class Fusion(nn.Module):
         """
         num_exams = tokens.shape[0]
         class_token = self.class_token.to(tokens.dtype).expand(num_exams, 1, self.width)
-        states = self.layers(
-            torch.cat([tokens.masked_fill(~present[..., None], 0.0), class_token], dim=1),
-            mask=torch.cat([present, present.new_ones(num_exams, 1)], dim=1),
-            pos=torch.cat([index, class_index[:, None]], dim=1),
+        states = self.encode(
+            torch.cat([tokens, class_token], dim=1),
+            torch.cat([present, present.new_ones(num_exams, 1)], dim=1),
+            torch.cat([index, class_index[:, None]], dim=1),
         )
         return F.normalize(self.projection(states[:, -1]).float(), dim=-1), states
+
+    def encode(
+        self,
+        tokens: Float[Tensor, "exam token dim"],
+        present: Bool[Tensor, "exam token"],
+        index: Int[Tensor, "exam token"],
+    ) -> Float[Tensor, "exam token dim"]:
+        """States of all tokens; tokens not present are hidden from the others.
+
+        Args:
+            tokens, present, index: as in `forward`.
+        """
+        return self.layers(tokens.masked_fill(~present[..., None], 0.0), mask=present, pos=index)

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from climb_model.model.climb import ClimbModel, ImageTokens
-from climb_model.model.embedding import CHUNK, by_length, rows_of
-from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import ExamSet, Sentences
-from climb_model.training.batches import plan_round, round_seed
-from climb_model.training.gradient_cache import Part, cached_backward
+from climb_model.prepare import ExamSet
+from climb_model.training.batches import BatchPlan, plan_round, round_seed
+from climb_model.training.processes import ALONE, Processes
 from climb_model.training.schedule import learning_rate
+from climb_model.training.step import Batch, Losses, Objectives
 from configs.errors import UserError
 from configs.schema import Settings, TrainingConfig
 
 OptimizerState = dict[str, Any]
-NO_DECAY = ("gamma", "beta", "bias", "slice_positions", "class_token", "log_scale")
+NO_DECAY = (
+    "gamma",
+    "beta",
+    "bias",
+    "slice_positions",
+    "class_token",
+    "start_token",
+    "start",
+    "log_scale",
+)
 """Norms, embeddings and the temperature: weight decay has no business there."""
+
+
+OUT_OF_MEMORY = "can't allocate memory"
+"""What torch's CPU allocator says."""
 
 
 class TrainingError(UserError):
@@ -41,7 +51,9 @@ class TrainReport:
     num_exams: int
     num_steps: int
     loss: float
-    """Mean over the round's steps, in nats."""
+    """Mean over the round's steps of the objectives' weighted sum."""
+    losses: dict[str, float]
+    """The same mean of each objective that has a weight, without it: for the site's own screen."""
     seconds: float
 
 
@@ -68,22 +80,25 @@ def train_round(
     round: int,
     global_step: int,
     on_step: Callable[[int, int, float], None] | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[TrainReport, OptimizerState]:
     """Train one round in place.
 
     All randomness comes from (seed, site, round), so the same call gives the same weights.
 
     Args:
-        model: changed in place.
+        model: changed in place; trained on the device that it is on.
         optimizer_state: AdamW's, as returned by the round before; None starts afresh.
         global_step: the study's step at the start of this round; decides the learning rate.
         on_step: called with (step, steps, loss) after each step.
+        processes: those that share each batch. All must make the same call and end with the same weights.
 
     Returns:
         The report, and the optimizer's state for the next round.
 
     Raises:
-        TrainingError: if a loss or gradient is not finite; the model is then not to be used.
+        TrainingError: if a loss or gradient is not finite, or memory runs out; the model is then not
+            to be used.
         DataError: with fewer than two patients.
     """
     config = settings.training
@@ -96,84 +111,81 @@ def train_round(
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     model.train()
+    objectives = Objectives(model, reports, settings, processes)
     plans = list(plan_round(exams, config, exams.kept.index.num_views, rng))
-    total = 0.0
-    with torch.random.fork_rng(devices=[]):
+    told: list[Losses] = []
+    with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout inside the library's layers
         for step, plan in enumerate(plans, start=1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, global_step + step - 1)
-            image = perturb(exams.images(plan.exams, plan.views), config, noise)
-            patients = [exams.patients[row] for row in plan.exams]
-            whole = [exams.reports[row] for row in plan.exams]
             optimizer.zero_grad(set_to_none=True)
-            loss = clip_backward(model, image, reports, plan.texts, whole, patients, config)
+            with told_of_memory(exams.site, config, len(plan.exams)):
+                losses = objectives.backward(batch_of(exams, plan, config, noise))
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            loss = losses.total.item()
+            if not math.isfinite(loss) or not math.isfinite(norm.item()):
                 raise TrainingError(
-                    f"site '{exams.site}': loss {loss.item()} and gradient norm {norm.item()} "
+                    f"site '{exams.site}': loss {loss} and gradient norm {norm.item()} "
                     f"at round {round}, step {step}; wanted finite numbers"
                 )
             optimizer.step()
             model.clamp_temperature()
-            total += loss.item()
+            told.append(losses)
             if on_step is not None:
-                on_step(step, len(plans), loss.item())
-    report = TrainReport(exams.num_exams, len(plans), total / len(plans), time.perf_counter() - start)
+                on_step(step, len(plans), loss)
+    report = TrainReport(
+        num_exams=exams.num_exams,
+        num_steps=len(plans),
+        loss=sum(losses.total.item() for losses in told) / len(told),
+        losses=mean_losses(told, settings),
+        seconds=time.perf_counter() - start,
+    )
     return report, optimizer.state_dict()
 
 
-def clip_backward(
-    model: ClimbModel,
-    image: ImageTokens,
-    reports: ReportEncoder,
-    texts: tuple[Sentences, ...],
-    whole: list[Sentences],
-    patients: list[str],
-    config: TrainingConfig,
-) -> Float[Tensor, ""]:
-    """Add the gradients of the contrastive loss of a batch of images and the texts drawn for it.
-
-    Embeddings and loss are float32 in every precision. With `training.chunk_size` the activations of
-    so many exams or texts are in memory at once.
-
-    Returns:
-        The loss, detached.
-    """
-    positive, allowed = pair_masks(texts, whole, patients, drawn=config.report_sentences > 0)
-    pieces = [joined(text) for text in texts]
-    different = by_length(pieces)
-    order = rows_of(pieces, different)
-    num_images = len(patients)
-
-    def embed_images(first: int) -> Tensor:
-        some = slice(first, first + image_rows)
-        return model.embed_image(ImageTokens(image.tokens[some], image.present[some])).vectors
-
-    def embed_reports(first: int) -> Tensor:
-        return model.embed_report(reports.batch(different[first : first + text_rows])).vectors
-
-    def in_precision(embed: Part) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            return embed()
-
-    def loss_of(vectors: Tensor) -> Tensor:
-        image_vectors, text_vectors = vectors[:num_images], vectors[num_images:][order]
-        return contrastive_loss(image_vectors, text_vectors, model.log_scale, positive, allowed)
-
-    image_rows, text_rows = config.chunk_size or num_images, config.chunk_size or CHUNK
-    parts: list[Part] = [partial(embed_images, first) for first in range(0, num_images, image_rows)]
-    parts += [partial(embed_reports, first) for first in range(0, len(different), text_rows)]
-    if config.chunk_size:
-        return cached_backward([partial(in_precision, part) for part in parts], loss_of)
-    loss = loss_of(in_precision(lambda: torch.cat([part() for part in parts])))  # weights are cast once
-    loss.backward()
-    return loss.detach()
+def batch_of(exams: ExamSet, plan: BatchPlan, config: TrainingConfig, noise: torch.Generator) -> Batch:
+    """The plan's exams, loaded and perturbed."""
+    clean = exams.images(plan.exams, plan.views)
+    return Batch(
+        image=perturb(clean, config, noise),
+        clean=clean,
+        texts=plan.texts,
+        reports=tuple(exams.reports[row] for row in plan.exams),
+        patients=tuple(exams.patients[row] for row in plan.exams),
+    )
 
 
-def joined(text: Sentences) -> tuple[int, ...]:
-    """The piece numbers of a text without its sentence borders."""
-    return tuple(piece for sentence in text for piece in sentence)
+def mean_losses(told: Sequence[Losses], settings: Settings) -> dict[str, float]:
+    """Each weighted objective's mean over steps."""
+    weights = settings.objectives
+    means = {"clip": sum(losses.clip.item() for losses in told) / len(told)}
+    if weights.coca:
+        means["coca"] = sum(losses.coca.item() for losses in told) / len(told)
+    if weights.inverse_coca:
+        means["inverse_coca"] = sum(losses.inverse_coca.item() for losses in told) / len(told)
+    return means
+
+
+@contextmanager
+def told_of_memory(site: str, config: TrainingConfig, num_exams: int) -> Generator[None]:
+    """Turn running out of memory into one line with what to do."""
+    try:
+        yield
+    except (
+        RuntimeError
+    ) as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and OUT_OF_MEMORY not in str(error):
+            raise
+        at_once = min(config.chunk_size or num_exams, num_exams)
+        advice = (
+            f"set training.chunk_size={max(at_once // 4, 1)}: the same gradients in about a quarter of it"
+            if at_once > 1
+            else "one exam at a time is too much for it: a larger device, or fewer data.slices"
+        )
+        raise TrainingError(
+            f"site '{site}': memory ran out with {at_once} of {num_exams} exams at once; {advice}"
+        ) from None
 
 
 def perturb(image: ImageTokens, config: TrainingConfig, noise: torch.Generator) -> ImageTokens:

@@ -62,3 +62,18 @@ def test_what_a_site_says_goes_to_its_own_log_with_the_process(
     first, second = (tmp_path / "p" / "site.log").read_text().splitlines()
     assert first.endswith(f"process {os.getpid()}: round 1")
     assert second.endswith("no disk")
+
+
+def test_a_site_sets_devices_chunks_and_policy_for_itself() -> None:
+    site = site_of({**WHOLE, "devices": "cpu,cpu", "chunk-size": 4, "shared-generators": True}, {})
+    assert (site.devices, site.chunk_size, site.shared_generators) == ("cpu,cpu", 4, True)
+    plain = site_of(WHOLE, {})
+    assert (plain.devices, plain.chunk_size, plain.shared_generators) == ("auto", None, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("chunk-size", "-1"), ("chunk-size", "x"), ("shared-generators", "yes")]
+)
+def test_a_setting_that_makes_no_sense_is_named(key: str, value: str) -> None:
+    with pytest.raises(SiteError, match=f"setting {key} must be .*, got '{value}'"):
+        site_of({**WHOLE, key: value}, {})

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.serde import message_to_proto
-from torch import nn
 
-from climb_model.model.climb import ClimbModel, build_model
-from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, REFUSAL_WORDS, TRAIN_METRICS, shared_spec
-from configs.load import settings_hash
+from climb_model.model.climb import build_model
+from climb_model.sharing import (
+    HELLO_NUMBERS,
+    HELLO_WORDS,
+    REFUSAL_WORDS,
+    TRAIN_METRICS,
+    private_state,
+    shared_spec,
+)
+from configs.load import load_settings, settings_hash
 
 WIDTH, TEXT, SLICES = 64, 64, 192
 SHARED = {
@@ -105,31 +111,67 @@ def test_the_markers_are_really_in_the_hospitals_files(hospital: Any) -> None:
     assert "Privatordner" in str(hospital.private)
 
 
-class WithGenerator(ClimbModel):
-    """A model with trainable tensors that are not shared, as generators will be."""
-
-    def __init__(self, settings: Any) -> None:
-        super().__init__(settings)
-        self.generator = nn.Linear(3, 5)
-        nn.init.constant_(self.generator.weight, WithGenerator.value)
-
-    value = 0.0
+GENERATORS = ("objectives.coca=1", "objectives.inverse_coca=1")
+REUSED = (*GENERATORS, "model.fusion.causal=true", "model.generators.kind=reused")
 
 
-def test_private_tensors_stay_at_the_site_and_are_kept_there(
-    hospital: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("client.app.build_model", WithGenerator)
-    monkeypatch.setattr(WithGenerator, "value", 0.123456789)
+def with_settings(hospital: Any, *overrides: str) -> Any:
+    base = [
+        "training.num_threads=1",
+        "evaluation.findings=[Zyste, Karzinom]",
+        "evaluation.max_unknown_share=0.9",
+    ]
+    return replace(hospital, settings=load_settings("debug", [*base, *overrides]))
+
+
+def test_generators_are_trained_at_the_site_and_never_leave_it(hospital: Any) -> None:
+    hospital = with_settings(hospital, *GENERATORS)
     reply = hospital.train(round=1)
-    assert not any("generator" in name for name in reply.content["arrays"])
-    assert np.float32(0.123456789).tobytes() * 15 not in wire(reply)
-    file = hospital.private / "study" / "round-0001.pt"
-    assert torch.allclose(torch.load(file)["private"]["generator.weight"], torch.tensor(0.123456789))
-    monkeypatch.setattr(WithGenerator, "value", 9.0)  # what a new model begins with
+    sent = reply.content["arrays"]
+    assert set(sent) == set(shared_spec(build_model(hospital.settings)))
+    assert not any("generator" in name for name in sent)
+    first = torch.load(hospital.private / "study" / "round-0001.pt")["private"]
+    assert {name.split(".")[0] for name in first} == {"report_generator", "slice_generator"}
+    message = wire(reply)
+    for name, value in first.items():
+        assert value.numel() < 16 or value.numpy().tobytes()[:64] not in message, name
+        assert name.encode() not in message
+    untrained = private_state(build_model(hospital.settings))
+    assert all(not torch.equal(first[name], untrained[name]) for name in first if name.endswith("weight"))
     hospital.train(round=2)
-    kept = torch.load(hospital.private / "study" / "round-0002.pt")["private"]["generator.weight"]
-    assert torch.allclose(kept, torch.tensor(0.123456789))
+    second = torch.load(hospital.private / "study" / "round-0002.pt")["private"]
+    start, end = (
+        second["report_generator.head.weight"] - kept["report_generator.head.weight"]
+        for kept in (untrained, first)
+    )
+    assert end.norm() < start.norm()  # round 2 went on from round 1, not from the untrained weights
+
+
+def test_a_study_that_shares_what_writes_reports_is_refused_unless_the_site_allows_it(hospital: Any) -> None:
+    hospital = with_settings(hospital, *REUSED)
+    for kind in ("query.hello", "train"):
+        line = refusal(hospital.ask(kind) if kind != "train" else hospital.train())
+        assert line == (
+            "site 'H' does not take part: model.generators.kind=reused shares the weights that write "
+            "reports, and this site's policy (shared-generators) does not allow it"
+        )
+    assert not hospital.private.joinpath("study").exists()
+    reply = hospital.ask("query.hello", **{"shared-generators": "true"})
+    assert set(reply.content) == {"hello", "metrics"}
+
+
+def test_the_released_codes_form_without_generators_shares_nothing_more_and_is_not_refused(
+    hospital: Any,
+) -> None:
+    hospital = with_settings(hospital, *REUSED, "objectives.coca=0", "objectives.inverse_coca=0")
+    assert set(hospital.ask("query.hello").content) == {"hello", "metrics"}
+    assert not {"image_head.weight", "start_token"} & set(hospital.train().content["arrays"])
+
+
+def test_a_site_chooses_its_memory_alone(hospital: Any) -> None:
+    """Chunks are not part of the settings that two partners compare."""
+    whole, parts = (hospital.ask("query.hello", **extra) for extra in ({}, {"chunk-size": "2"}))
+    assert whole.content["hello"]["settings"] == parts.content["hello"]["settings"]
 
 
 def refusal(reply: Message) -> str:
@@ -153,7 +195,7 @@ def test_an_unexpected_error_leaves_as_its_class_only(hospital: Any, monkeypatch
     def explode(*_: object, **__: object) -> None:
         raise KeyError("Geheimwort in /Krankenhausordner/PAT4711_left")
 
-    monkeypatch.setattr("client.app.train_round", explode)
+    monkeypatch.setattr("client.app.train_on", explode)
     assert refusal(hospital.train()) == "site 'H': failed with KeyError; its own log says more"
     assert "Geheimwort" in (hospital.private / "site.log").read_text()
 

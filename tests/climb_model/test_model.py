@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from climb_model.model.climb import MAX_LOG_SCALE, ClimbModel, ImageTokens, ReportTokens, build_model
-from climb_model.sharing import shared_state
-from configs.load import SettingsError, load_settings
+from climb_model.sharing import PRIVATE_PARTS, SHARED_PARTS, shared_spec, shared_state
+from configs.load import SettingsError, load_settings, preset_names
 
 DEBUG = load_settings("debug")
 WIDTH, NUM_TOKENS = 64, 12
@@ -65,7 +65,29 @@ def test_published_size_of_every_part() -> None:
     assert size(model.slice_positions) == 73_728
     assert size(model.fusion.class_token) == 384
     assert size(model.log_scale) == 1
-    assert size(model) == 6_418_177
+    assert sum(map(math.prod, shared_spec(model).values())) == 6_418_177
+
+
+def test_the_released_codes_variant_has_exactly_its_number_of_parameters_all_of_them_shared() -> None:
+    with torch.device("meta"):
+        model = ClimbModel(load_settings("climb-code"))
+    assert size(model) == sum(map(math.prod, shared_spec(model).values())) == 6_566_017
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_parameter_is_listed_as_shared_or_as_private(preset: str) -> None:
+    with torch.device("meta"):
+        model = ClimbModel(load_settings(preset))
+    for name, _ in model.named_parameters():
+        assert name.startswith(SHARED_PARTS) != name.startswith(PRIVATE_PARTS), name
+
+
+def test_the_generators_change_no_shared_weight_of_the_untrained_model() -> None:
+    alone = load_settings("debug")
+    both = load_settings("debug", ["objectives.coca=1", "objectives.inverse_coca=1"])
+    one, two = shared_state(build_model(alone)), shared_state(build_model(both))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_embeddings_have_unit_length(model: ClimbModel) -> None:

@@ -128,10 +128,7 @@ NAME_ONLY = "is a name; give the folder with --weights, got a path"
 
 IMPOSSIBLE = [
     ("objectives.coca=-1", "objectives.coca must be >= 0, got -1.0"),
-    (
-        "objectives={clip: 0, coca: 0, inverse_coca: 0}",
-        "objectives.clip must be > 0 where no other objective is, got 0.0",
-    ),
+    ("objectives.clip=0", "objectives.clip must be > 0, got 0.0"),
     (
         "objectives.image_loss=mse",
         "objectives.image_loss must be 'smooth_l1' or 'soft_cross_entropy', got 'mse'",
