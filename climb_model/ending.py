@@ -23,7 +23,7 @@ def write_result(
     Returns:
         The content of `summary.json`.
     """
-    model = build_model(run.settings)
+    model = build_model(run.settings, frozen.language_model)
     load_shared(model, checkpoint.shared, sender="the last checkpoint")
     found, result = unmeasured(run.settings) if exams is None else exams.measure(model)
     run.write_shared(checkpoint.shared, checkpoint.round, frozen.fingerprint)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from climb_model.model.climb import ClimbModel, build_model
+from climb_model.model.language_model import LanguageModel
 from climb_model.sharing import load_shared
 from configs.errors import UserError
 from configs.load import settings_from_file, settings_hash
@@ -32,13 +33,16 @@ class Trained:
 
     tensors: dict[str, Tensor] = field(repr=False)
 
-    def model(self) -> ClimbModel:
+    def model(self, language_model: LanguageModel | None = None) -> ClimbModel:
         """The model with these weights; what a site keeps to itself is untrained in it.
+
+        Args:
+            language_model: that of the frozen encoders.
 
         Raises:
             SharingError: if they are not the tensors of these settings' model.
         """
-        model = build_model(self.settings)
+        model = build_model(self.settings, language_model)
         load_shared(model, self.tensors, sender=str(self.path))
         return model
 

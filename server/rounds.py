@@ -117,7 +117,7 @@ def _run_locked(
 
 def make_evaluate_fn(central: LabelledExams) -> EvaluateFn:
     """Flower's `evaluate_fn(round, arrays)`: the defined AUCs by finding, and their mean as `MEAN_AUC`."""
-    model = build_model(central.settings)
+    model = build_model(central.settings, central.frozen.language_model)
     names = shared_spec(model)
 
     def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -165,7 +165,7 @@ def _checked(grid: Grid, admission: Admission, settings: Settings) -> CheckedGri
 
 def _before_training(central: LabelledExams, evaluate_fn: EvaluateFn, admission: Admission) -> State:
     start = time.monotonic()
-    shared = shared_state(build_model(central.settings))
+    shared = shared_state(build_model(central.settings, central.frozen.language_model))
     mean, aucs = _evaluate(evaluate_fn, central.settings, 0, _to_record(shared))
     record = RoundRecord(
         round=0,

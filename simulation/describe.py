@@ -30,6 +30,9 @@ class Description:
     preset: str
     vision: str
     text: str
+    language_model: str
+    """Empty where the fusion is a transformer of its own."""
+
     parts: tuple[ModelPart, ...]
     shared_tensors: dict[str, tuple[int, ...]]
     """Name to shape, sorted by name."""
@@ -48,7 +51,7 @@ class Description:
         """The description as JSON's types."""
         return {
             "preset": self.preset,
-            "frozen": {"vision": self.vision, "text": self.text},
+            "frozen": {"vision": self.vision, "text": self.text, "language_model": self.language_model},
             "modules": [
                 {
                     "name": part.name,
@@ -74,6 +77,7 @@ def describe(settings: Settings) -> Description:
         preset=settings.preset,
         vision=settings.model.vision.weights,
         text=settings.model.text.weights,
+        language_model=settings.model.fusion.language_model,
         parts=_parts(model, set(spec)),
         shared_tensors=spec,
     )
@@ -123,7 +127,8 @@ def to_text(description: Description) -> str:
     return "\n".join(
         [
             f"preset {description.preset}",
-            f"frozen: slices by {description.vision}, reports by {description.text}",
+            f"frozen: slices by {description.vision}, reports by {description.text}"
+            + (f", fusion by {description.language_model}" if description.language_model else ""),
             "",
             lines[0],
             rule,

@@ -148,3 +148,57 @@ def make_site() -> Callable[..., Path]:
         return root / name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def language_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with `tiny-llama` and `tiny-gemma`: random, 32 wide, 320 word vectors, 256 positions.
+
+    Gemma's window is shorter than an exam. The tokenizer of both is byte-level BPE, as Llama's: every
+    text has pieces and none is unknown.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )
+
+    size = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+        "initializer_range": 0.2,  # random layers that do something
+    }
+    windows = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    root = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**size)).save_pretrained(root / "tiny-llama")
+        Gemma3ForCausalLM(Gemma3TextConfig(**size, **windows)).save_pretrained(root / "tiny-gemma")
+    for name in ("tiny-llama", "tiny-gemma"):
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>"
+        ).save_pretrained(root / name)
+    return root

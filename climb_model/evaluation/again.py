@@ -59,7 +59,7 @@ def evaluate(
     torch.set_num_threads(settings.training.num_threads)
     frozen = FrozenEncoders.load(settings, weights)
     check_fingerprint(trained.fingerprint, frozen.fingerprint)
-    model = trained.model()
+    model = trained.model(frozen.language_model)
     with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as passing:
         exams = open_labelled(data, settings, frozen, scratch or Path(passing), name=name, split=split)
         found, result = exams.measure(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,7 @@ class LanguageModelFusion(nn.Module):
         """
         layers = None if self.frozen is None else self.frozen.layers
         assert layers is not None, "built only to be counted"
+        layers.to(tokens.device)  # no submodule, so `model.to` does not move it
         num_exams = tokens.shape[0]
         class_token = (self.spread * self.class_token).to(tokens.dtype).expand(num_exams, 1, -1)
         inputs = torch.cat([tokens.masked_fill(~present[..., None], 0.0), class_token], dim=1)
@@ -122,12 +122,6 @@ class LanguageModelFusion(nn.Module):
         ).last_hidden_state
         states = self.outward(torch.take_along_dim(hidden, order.argsort(dim=1)[..., None], dim=1))
         return F.normalize(self.projection(states[:, -1]).float(), dim=-1), states
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LanguageModelFusion:
-        # the frozen layers are no submodule, and yet go to the device that the trained part goes to
-        if self.frozen is not None and self.frozen.layers is not None:
-            self.frozen.layers._apply(fn)
-        return super()._apply(fn, recurse)
 
 
 def is_language_model(name: str, weights: Path | None) -> bool:

@@ -152,11 +152,11 @@ from configs.load import settings_from_file, settings_hash
 
 settings = settings_from_file(Path("config.yaml"))
 assert settings_hash(settings) == "{settings_hash(settings)}"
-model = build_model(settings)
+frozen = FrozenEncoders.load(settings)  # or with the folder of your model folders
+model = build_model(settings, frozen.language_model)
 load_shared(model, load_file("shared.safetensors"), sender="shared.safetensors")
 model.eval()
 
-frozen = FrozenEncoders.load(settings)  # or with the folder of your model folders
 with safe_open("shared.safetensors", framework="pt") as file:
     assert frozen.fingerprint == json.loads(file.metadata()["fingerprint"])"""
     return (

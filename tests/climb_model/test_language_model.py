@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from climb_model.data.exam import DataError
@@ -26,66 +25,15 @@ from configs.schema import Settings, TextConfig
 
 NAMES = ("tiny-llama", "tiny-gemma")
 WIDTH, HIDDEN, PIECES, NUM_TOKENS = 64, 32, 320, 12
+"""HIDDEN and PIECES are the tiny models'."""
 CLOSE = 1e-5
 TEXTS = ("Zyste links oben außen.", "Kein Nachweis eines Karzinoms.", "Fibroadenom und Adenose.")
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Byte-level BPE, as Llama's: every text has pieces and none is unknown."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=PIECES,
-        special_tokens=["<|begin|>", "<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS * 4, trainer)
-    return tokenizer
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder with a tiny random Llama and a tiny random Gemma, whose windows are short."""
-    from transformers import (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-    )
-
-    root = tmp_path_factory.mktemp("weights")
-    size: dict[str, Any] = {
-        "vocab_size": PIECES,
-        "hidden_size": HIDDEN,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 256,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": None,
-        "initializer_range": 0.2,  # random layers that do something
-    }
-    windows = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**size)).save_pretrained(root / NAMES[0])
-    Gemma3ForCausalLM(Gemma3TextConfig(**size, **windows)).save_pretrained(root / NAMES[1])
-    for name in NAMES:
-        PreTrainedTokenizerFast(
-            tokenizer_object=byte_tokenizer(), bos_token="<|begin|>", eos_token="<|end|>"
-        ).save_pretrained(root / name)
-    return root
-
-
 @pytest.fixture
-def copied(folders: Path, tmp_path: Path) -> Path:
+def copied(language_models: Path, tmp_path: Path) -> Path:
     """A weights folder whose files may be spoilt."""
-    shutil.copytree(folders, tmp_path / "weights")
+    shutil.copytree(language_models, tmp_path / "weights")
     return tmp_path / "weights"
 
 
@@ -119,11 +67,11 @@ def refusal(work: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_reports_vectors_are_those_of_the_models_own_input(name: str, folders: Path) -> None:
+def test_a_reports_vectors_are_those_of_the_models_own_input(name: str, language_models: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    encoder = load_text(table_of(name), folders)
-    whole: Any = AutoModelForCausalLM.from_pretrained(folders / name)
+    encoder = load_text(table_of(name), language_models)
+    whole: Any = AutoModelForCausalLM.from_pretrained(language_models / name)
     pieces = encoder.tokenize(TEXTS[1]).pieces
     with torch.no_grad():
         wanted = whole.get_input_embeddings()(torch.tensor(pieces))
@@ -131,37 +79,41 @@ def test_a_reports_vectors_are_those_of_the_models_own_input(name: str, folders:
     assert encoder.bert is None
 
 
-def test_gemmas_words_are_scaled_and_llamas_are_not(folders: Path) -> None:
+def test_gemmas_words_are_scaled_and_llamas_are_not(language_models: Path) -> None:
     from safetensors.torch import load_file
 
     for name, scale in zip(NAMES, (1.0, math.sqrt(HIDDEN)), strict=True):
-        stored = load_file(folders / name / "model.safetensors")["model.embed_tokens.weight"]
-        assert torch.allclose(load_text(table_of(name), folders).words, scale * stored)
+        stored = load_file(language_models / name / "model.safetensors")["model.embed_tokens.weight"]
+        assert torch.allclose(load_text(table_of(name), language_models).words, scale * stored)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_table_alone_is_the_table_of_the_whole_model(name: str, folders: Path) -> None:
+def test_the_table_alone_is_the_table_of_the_whole_model(name: str, language_models: Path) -> None:
     """Sites that load the one and the other have the same text encoder."""
-    table = load_language_model(name, folders, width=HIDDEN, whole=False)
-    whole = load_language_model(name, folders, width=HIDDEN, whole=True)
+    table = load_language_model(name, language_models, width=HIDDEN, whole=False)
+    whole = load_language_model(name, language_models, width=HIDDEN, whole=True)
     assert table.layers is None
     assert torch.equal(table.words, whole.words)
-    frozen = FrozenEncoders.load(settings_of(name), folders)
-    alone = load_text(table_of(name), folders)
-    assert frozen.fingerprint["text"] == alone.fingerprint == load_text(table_of(name), folders).fingerprint
+    frozen = FrozenEncoders.load(settings_of(name), language_models)
+    alone = load_text(table_of(name), language_models)
+    assert (
+        frozen.fingerprint["text"]
+        == alone.fingerprint
+        == load_text(table_of(name), language_models).fingerprint
+    )
     assert frozen.fingerprint["tokenizer"] == alone.tokenizer_fingerprint
     assert torch.equal(frozen.text.words, whole.words)
 
 
-def test_loading_prints_nothing(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load_text(table_of(NAMES[0]), folders)
-    FrozenEncoders.load(settings_of(NAMES[1]), folders)
+def test_loading_prints_nothing(language_models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_text(table_of(NAMES[0]), language_models)
+    FrozenEncoders.load(settings_of(NAMES[1]), language_models)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_byte_level_tokenizer_knows_everything(name: str, folders: Path) -> None:
-    encoder = load_text(table_of(name), folders)
+def test_a_byte_level_tokenizer_knows_everything(name: str, language_models: Path) -> None:
+    encoder = load_text(table_of(name), language_models)
     text = encoder.tokenize("Ωλξ, Größe 8 mm")
     assert encoder.unknown is None
     assert text.num_unknown == 0
@@ -170,8 +122,10 @@ def test_a_byte_level_tokenizer_knows_everything(name: str, folders: Path) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_report_ends_with_the_models_own_piece_and_cannot_write_it(name: str, folders: Path) -> None:
-    encoder = load_text(table_of(name), folders)
+def test_a_report_ends_with_the_models_own_piece_and_cannot_write_it(
+    name: str, language_models: Path
+) -> None:
+    encoder = load_text(table_of(name), language_models)
     assert encoder.end == encoder.tokenizer.token_to_id("<|end|>") == 1
     assert encoder.end not in encoder.tokenize("Zyste.<|end|> Karzinom.").pieces
 
@@ -189,8 +143,10 @@ def test_the_end_may_come_from_the_models_configuration(copied: Path) -> None:
     assert line == f"weights: 'tiny-llama' must name an end-of-text piece below {PIECES}, got None"
 
 
-def test_reports_are_cut_where_the_model_has_no_position_left_for_the_class_token(folders: Path) -> None:
-    encoder = load_text(replace(table_of(NAMES[0]), max_tokens=1000), folders)
+def test_reports_are_cut_where_the_model_has_no_position_left_for_the_class_token(
+    language_models: Path,
+) -> None:
+    encoder = load_text(replace(table_of(NAMES[0]), max_tokens=1000), language_models)
     assert encoder.max_tokens == 255
     pieces = encoder.tokenize("Zyste " * 400).pieces
     assert len(pieces) == 255
@@ -200,13 +156,13 @@ def test_reports_are_cut_where_the_model_has_no_position_left_for_the_class_toke
 # ---- what is refused
 
 
-def test_a_language_model_has_no_encoder_kind(folders: Path) -> None:
-    line = refusal(lambda: load_text(replace(table_of(NAMES[0]), kind="encoder"), folders))
+def test_a_language_model_has_no_encoder_kind(language_models: Path) -> None:
+    line = refusal(lambda: load_text(replace(table_of(NAMES[0]), kind="encoder"), language_models))
     assert line.startswith("model.text.kind 'encoder' needs a BERT; 'tiny-llama' is a causal language model")
 
 
-def test_another_width_than_the_settings_say_is_refused(folders: Path) -> None:
-    line = refusal(lambda: load_text(replace(table_of(NAMES[0]), width=768), folders))
+def test_another_width_than_the_settings_say_is_refused(language_models: Path) -> None:
+    line = refusal(lambda: load_text(replace(table_of(NAMES[0]), width=768), language_models))
     assert line == "weights: 'tiny-llama' is 32 wide, model.text.width is 768"
 
 
@@ -231,16 +187,16 @@ def test_incomplete_weights_are_refused(copied: Path) -> None:
     assert refusal(lambda: load_text(table_of(NAMES[0]), copied)).endswith("lacks model.safetensors")
 
 
-def test_weights_in_several_files_are_whole(folders: Path, tmp_path: Path) -> None:
+def test_weights_in_several_files_are_whole(language_models: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    shutil.copytree(folders / NAMES[0], tmp_path / NAMES[0])
+    shutil.copytree(language_models / NAMES[0], tmp_path / NAMES[0])
     (tmp_path / NAMES[0] / "model.safetensors").unlink()
-    whole: Any = AutoModelForCausalLM.from_pretrained(folders / NAMES[0])
+    whole: Any = AutoModelForCausalLM.from_pretrained(language_models / NAMES[0])
     whole.save_pretrained(tmp_path / NAMES[0], max_shard_size="50KB")
     assert (tmp_path / NAMES[0] / "model.safetensors.index.json").is_file()
     first, second = (
-        load_language_model(NAMES[0], root, width=HIDDEN, whole=True) for root in (folders, tmp_path)
+        load_language_model(NAMES[0], root, width=HIDDEN, whole=True) for root in (language_models, tmp_path)
     )
     assert first.fingerprint == second.fingerprint
 
@@ -268,9 +224,9 @@ def test_a_tokenizer_that_leaves_out_what_it_does_not_know_is_refused_by_the_pro
     assert line == "tokenizer of 'tiny-llama': prompt 'Zyste.' comes back as 'yste.', wanted it whole"
 
 
-def test_too_few_positions_for_the_slices_are_refused(folders: Path) -> None:
+def test_too_few_positions_for_the_slices_are_refused(language_models: Path) -> None:
     more = settings_of(NAMES[0], "data.slices=86", "model.fusion.max_slice_tokens=258")
-    line = refusal(lambda: FrozenEncoders.load(more, folders))
+    line = refusal(lambda: FrozenEncoders.load(more, language_models))
     assert line == (
         "weights: 'tiny-llama' has 256 positions, wanted 259 for the slice tokens of an exam "
         "and the class token"
@@ -338,8 +294,8 @@ def test_settings_that_contradict_the_language_model_are_refused(override: str, 
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def frozen(request: pytest.FixtureRequest, folders: Path) -> FrozenEncoders:
-    return FrozenEncoders.load(settings_of(request.param), folders)
+def frozen(request: pytest.FixtureRequest, language_models: Path) -> FrozenEncoders:
+    return FrozenEncoders.load(settings_of(request.param), language_models)
 
 
 @pytest.fixture
@@ -455,13 +411,13 @@ def test_hiding_slices_equals_dropping_them_at_unchanged_positions(model: ClimbM
 
 
 def test_the_frozen_model_is_what_transformers_runs(
-    model: ClimbModel, frozen: FrozenEncoders, folders: Path
+    model: ClimbModel, frozen: FrozenEncoders, language_models: Path
 ) -> None:
     """Report tokens enter by the model's own table, without a projection."""
     from transformers import AutoModelForCausalLM
 
     assert frozen.language_model is not None
-    own: Any = AutoModelForCausalLM.from_pretrained(folders / frozen.language_model.name)
+    own: Any = AutoModelForCausalLM.from_pretrained(language_models / frozen.language_model.name)
     pieces = frozen.text.tokenize(TEXTS[0]).pieces
     with torch.no_grad():
         hidden = own(torch.tensor([pieces]), output_hidden_states=True).hidden_states[-1]
@@ -510,23 +466,20 @@ def test_slices_enter_about_as_large_as_words(model: ClimbModel, frozen: FrozenE
     assert 0.3 < ratio < 3.0
 
 
-def test_the_frozen_model_goes_where_the_trained_part_goes(frozen: FrozenEncoders) -> None:
-    language_model = frozen.language_model
-    assert language_model is not None
-    model = build_model(settings_of(language_model.name), language_model)
-    assert language_model.layers is not None
-    try:
-        model.double()
-        assert {value.dtype for value in language_model.layers.parameters()} == {torch.float64}
-    finally:
-        model.float()
-    assert {value.dtype for value in language_model.layers.parameters()} == {torch.float32}
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_frozen_model_that_two_share_works_on_either_ones_device(model: ClimbModel) -> None:
+    """In one process a site trains on the GPU what the server measures on the CPU."""
+    batch = report_batch([4, 9, 1], 10)
+    on_cpu = reports(model, batch)
+    on_gpu = reports(model.cuda(), ReportTokens(batch.tokens.cuda(), batch.present.cuda()))
+    assert torch.allclose(on_gpu.cpu(), on_cpu, atol=1e-3)
+    assert torch.allclose(reports(model.cpu(), batch), on_cpu, atol=CLOSE)
 
 
-def test_the_language_model_is_part_of_the_fingerprint(folders: Path, copied: Path) -> None:
+def test_the_language_model_is_part_of_the_fingerprint(language_models: Path, copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    first = FrozenEncoders.load(settings_of(NAMES[0]), folders).fingerprint
+    first = FrozenEncoders.load(settings_of(NAMES[0]), language_models).fingerprint
     assert set(first) == {"vision", "text", "tokenizer", "preprocessing", "language_model"}
     file = copied / NAMES[0] / "model.safetensors"
     tensors = load_file(file)

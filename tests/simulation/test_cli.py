@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from climb_model.model.climb import build_model
+from climb_model.model.language_model import load_language_model
+from climb_model.sharing import shared_state
+from configs.load import load_settings
 from server.cli import main as server_main
 from simulation.cli import main
 
@@ -164,3 +170,54 @@ def test_data_run_resume_and_evaluation_follow_each_other(command: Command, tmp_
     assert code == 0
     (mean,) = [line.split()[1] for line in table.splitlines() if line.startswith("mean")]
     assert mean == f"{summary['mean_auc']:.3f}"
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma"])
+def test_a_study_with_a_frozen_language_model_as_fusion(
+    name: str, command: Command, make_site: Callable[..., Path], language_models: Path, tmp_path: Path
+) -> None:
+    """Trained and measured again from a folder of weights; the frozen model is not in the result."""
+    for site in ("A", "B", "CENTRAL"):
+        make_site(tmp_path / "data", site, exams=16)
+    out, weights = tmp_path / "run", ["--weights", language_models]
+    overrides = [
+        f"model.fusion.language_model={name}",
+        f"model.text.weights={name}",
+        "model.text.width=32",
+        "evaluation.findings=[Zyste, Karzinom]",
+        "training.learning_rate=1e-3",
+    ]
+    code, _, told = command(
+        main, "run", "--preset", "debug", "--data", tmp_path / "data", "--out", out, *weights, *overrides
+    )
+    assert code == 0, told
+    summary = json.loads((out / "summary.json").read_text("utf-8"))
+    assert set(summary["fingerprint"]) == {"vision", "text", "tokenizer", "preprocessing", "language_model"}
+    trained = 64 * 32 + 32 + 32 * 64 + 64 * 64 + 192 * 64 + 1  # in, class token, out, projection, positions
+    assert summary["shared_parameters"] == trained
+    settings = load_settings("debug", overrides)
+    given = load_language_model(name, language_models, width=32, whole=True)
+    untrained, weights_now = shared_state(build_model(settings, given)), load_file(out / "shared.safetensors")
+    assert set(untrained) == set(weights_now)
+    assert not [key for key in untrained if torch.equal(untrained[key], weights_now[key])]
+    code, table, told = command(
+        server_main, "evaluate", out, "--data", tmp_path / "data" / "CENTRAL", *weights
+    )
+    assert code == 0, told
+    assert f"{summary['mean_auc']:.3f}" in table
+
+
+def test_model_counts_what_trains_around_a_language_model_without_its_weights(command: Command) -> None:
+    llama = "meta-llama/Llama-3.2-1B"
+    settings = [
+        f"model.fusion.language_model={llama}",
+        f"model.text.weights={llama}",
+        "model.text.width=2048",
+        "objectives.coca=0",
+        "objectives.inverse_coca=0",
+    ]
+    code, table, told = command(main, "model", "--preset", "climb", *settings)
+    assert code == 0, told
+    assert f"frozen: slices by facebook/dinov2-small, reports by {llama}, fusion by {llama}\n" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("all ")]
+    assert line.split() == ["all", "1,796,097", "1,796,097", "1,796,097"]
