@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from climb_model.checkpoints import Checkpoint
 from climb_model.evaluation.labelled import LabelledExams, unmeasured
+from climb_model.made_by import made_by
 from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
+from climb_model.report.card import write_card
 from climb_model.runs import RunFolder
 from climb_model.sharing import load_shared
 from configs.load import settings_hash
@@ -14,7 +16,7 @@ from configs.load import settings_hash
 def write_result(
     run: RunFolder, checkpoint: Checkpoint, frozen: FrozenEncoders, exams: LabelledExams | None, engine: str
 ) -> dict[str, object]:
-    """Write the final weights, predictions and, last, the summary.
+    """Write the final weights, predictions, the model card and, last, the summary.
 
     Args:
         checkpoint: after the last round.
@@ -46,6 +48,8 @@ def write_result(
         "engine": engine,
         "config_hash": settings_hash(run.settings),
         "fingerprint": frozen.fingerprint,
+        **made_by(),
     }
+    write_card(run, summary)
     run.write_summary(summary)
     return summary

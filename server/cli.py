@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-server`; returns the exit code."""
     tool = Tool("climb-server", "The coordinator's side of a study. Research use, not a medical device.")
     _add_evaluate(tool)
+    _add_card(tool)
     return tool.run(arguments)
 
 
@@ -32,4 +33,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from climb_model.trained import SHARED
 
     print("\n".join(evaluation_lines(evaluate(run / SHARED, data, weights).summary)))
+    return DONE
+
+
+def _add_card(tool: Tool) -> None:
+    parser = tool.verb("card", _card, does="write a finished run's model card again")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--site-names", action="store_true", help="name the sites; else they are numbered")
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    run = existing_folder(arguments.run, "RUN")
+    from climb_model.report.card import write_card
+    from climb_model.runs import RunFolder
+
+    print(write_card(RunFolder.open(run), site_names=arguments.site_names))
     return DONE

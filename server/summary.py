@@ -10,7 +10,7 @@ from climb_model.runs import RunFolder
 
 
 def finish(run: RunFolder, central: LabelledExams, checkpoint: Checkpoint, engine: str) -> dict[str, object]:
-    """Write the final weights, predictions and, last, the summary; tell who watches."""
+    """Write the final weights, predictions, the model card and, last, the summary; tell who watches."""
     summary = write_result(run, checkpoint, central.frozen, central, engine)
     observer().finished(summary)
     return summary

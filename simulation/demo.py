@@ -18,6 +18,7 @@ from climb_model.evaluation.ceiling import supervised_ceiling
 from climb_model.evaluation.labelled import LabelledExams
 from climb_model.model.climb import build_model
 from climb_model.prepare import ExamSet, prepare, read_exams
+from climb_model.report.card import write_card
 from climb_model.report.page import write_report
 from climb_model.results import comparison_lines
 from climb_model.runs import RunFolder
@@ -99,7 +100,9 @@ def demo(out: Path, *, seed: int = 0, quick: bool = False) -> dict[str, object]:
             pool.shutdown(wait=False, cancel_futures=True)  # after a failure: start no more trainings
     summary["comparison"] = compare(jobs, reached)
     summary["demo_seconds"] = round(time.monotonic() - begin, 1)
-    RunFolder.open(out).write_summary(summary)
+    folder = RunFolder.open(out)
+    folder.write_summary(summary)
+    write_card(folder)
     page = write_report(out)
     print("\n".join(comparison_lines(summary)))
     print(f"{summary['demo_seconds']:.0f} s in all; open {page}")

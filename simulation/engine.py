@@ -18,6 +18,7 @@ from client.app import app as client_app
 from climb_model.atomic import write_text_atomic
 from climb_model.data.synthetic import RECORD
 from climb_model.progress import watched_by
+from climb_model.report.card import write_card
 from climb_model.run_config import to_run_config
 from climb_model.runs import RunError, RunFolder, RunObserver, check_name, study_name
 from configs.schema import Settings
@@ -120,6 +121,7 @@ def _go(out: Path, plan: Plan, observer: RunObserver | None) -> dict[str, object
     if made.is_file():
         summary["data"] = json.loads(made.read_text("utf-8"))
         folder.write_summary(summary)
+        write_card(folder)
     return summary
 
 

@@ -20,7 +20,7 @@ BUNDLED = ("configs", "climb_model", "strategies", "server", "client")
 COMMANDS = {
     "climb-sim": ("demo", "make-data", "run", "model"),
     "climb-site": ("import", "similar"),
-    "climb-server": ("evaluate",),
+    "climb-server": ("evaluate", "card"),
 }
 MAX_BUNDLE = 1_000_000
 """Bytes: a tenth of what Flower accepts."""

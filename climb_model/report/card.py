@@ -38,13 +38,13 @@ The program wrote this card from the run's own files. The headings are those of 
 "Model Cards for Model Reporting"; the last two are added."""
 
 INTENDED_USE = """\
-Intended: research on learning from breast MRI and reports without gathering them in one place; measuring
-these weights on further exams; training on from them.
+Intended: research on learning from breast MRI and reports without gathering them in one place;
+measuring these weights on further exams; training on from them.
 Intended users: researchers who can judge the figures below.
 
-Out of scope: diagnosis, triage or any decision about a person, also as a second opinion; findings that are
-not in the table below, which were never measured; other organs, sequences, languages or ways of imaging than
-those it was trained on; attempts to find out who was in the training data."""
+Out of scope: diagnosis, triage or any decision about a person, also as a second opinion; findings
+that are not in the table below, which were never measured; other organs, sequences, languages or
+ways of imaging than those it was trained on; attempts to find out who was in the training data."""
 
 
 def write_card(

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from climb_model.report.markdown import bullets, table, words
+from climb_model.report.markdown import bullets, table, words, wrapped
+from climb_model.results import whose_exams
 from climb_model.runs import RoundRecord
 from configs.schema import Settings
 
@@ -30,10 +31,10 @@ def site_labels(
 
 def factors(settings: Settings) -> str:
     """By what the figures are split, and by what not."""
-    return (
+    return wrapped(
         f"The figures are told for each of {len(settings.evaluation.findings)} findings. The run does not "
-        "split them by age, breast density, scanner,\nfield strength, hospital or any group of patients: "
-        "how much they differ there is unknown."
+        "split them by age, breast density, scanner, field strength, hospital or any group of patients: how "
+        "much they differ there is unknown."
     )
 
 
@@ -107,7 +108,9 @@ def _central(summary: Mapping[str, object], settings: Settings) -> str:
     number = cast(int, summary.get("central_exams") or 0)
     if not number:
         return "None: nothing was measured."
-    return f"{counted(number, 'exam')} with labels (split {words(settings.evaluation.split)})."
+    place = cast(Mapping[str, str], summary.get("measured_on") or {})
+    split = words(place.get("split", settings.evaluation.split))
+    return f"{counted(number, 'exam')} with labels (split {split}), {whose_exams(summary)}."
 
 
 def _drawn(summary: Mapping[str, object]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from climb_model.made_by import PROGRAM
 from climb_model.model.climb import build_model
-from climb_model.report.markdown import block, bullets, table, words
+from climb_model.report.markdown import block, bullets, table, words, wrapped
 from climb_model.run_config import to_run_config
 from climb_model.sharing import shared_spec
 from configs.load import settings_hash
@@ -29,7 +29,8 @@ def model_details(summary: Mapping[str, object], settings: Settings) -> str:
         f"Made by: {PROGRAM} {words(str(summary['version']))}, on {words(str(summary['date']))} (UTC).",
         f"Preset: {words(settings.preset)}, seed {settings.seed}. Hash of all settings: "
         f"{settings_hash(settings)}.",
-        "Licence: none is chosen. The coordinator must choose one before passing the weights on.",
+        "Licence: none is chosen. The coordinator must choose one before passing the weights on. "
+        "The frozen encoders have licences of their own.",
     ]
     parts = [
         bullets(facts),
@@ -83,9 +84,10 @@ def _weights(summary: Mapping[str, object], settings: Settings) -> str:
         f"({4 * numbers / 1e6:.1f} MB), and no optimizer state."
     ]
     if (tensors, numbers) != (len(shared), _count(shared)):
-        return f"{lines[0]}\nThis version of the program builds other tensors, so they are not listed here."
-    rows = [(*row, "shared") for row in _grouped(shared)]
-    rows += [(*row, "stays at the site") for row in _grouped(private)]
+        return bullets(
+            [*lines, "This version of the program builds other tensors: they are not listed here."]
+        )
+    rows = _grouped(shared, "shared") + _grouped(private, "stays at the site")
     if private:
         lines.append(
             f"{len(private)} further trained tensors ({_count(private):,} numbers) stay at each site: they "
@@ -93,14 +95,14 @@ def _weights(summary: Mapping[str, object], settings: Settings) -> str:
         )
     else:
         lines.append("No other tensor is trained: nothing of the model stayed at a site.")
-    return "\n".join(lines) + "\n\n" + table(["part", "tensors", "numbers", "where"], rows)
+    return bullets(lines) + "\n\n" + table(["part", "where", "tensors", "numbers"], rows, num_left=2)
 
 
-def _grouped(tensors: Shapes) -> list[tuple[str, str, str]]:
+def _grouped(tensors: Shapes, where: str) -> list[tuple[str, str, str, str]]:
     groups: dict[str, Shapes] = {}
     for name, shape in tensors.items():
         groups.setdefault(name.partition(".")[0], {})[name] = shape
-    return [(words(name), str(len(held)), f"{_count(held):,}") for name, held in groups.items()]
+    return [(words(name), where, str(len(held)), f"{_count(held):,}") for name, held in groups.items()]
 
 
 def _count(tensors: Shapes) -> int:
@@ -114,18 +116,16 @@ def _frozen(summary: Mapping[str, object], settings: Settings) -> str:
         "text": f"{model.text.weights} ({model.text.kind})",
         "tokenizer": model.text.weights,
         "preprocessing": "section data of the settings",
+        "language_model": model.fusion.language_model,
     }
     found = cast(Mapping[str, str], summary.get("fingerprint") or {})
     rows = [(words(part), words(named.get(part, "")), words(digest)) for part, digest in found.items()]
-    more = model.fusion.language_model
     lines = [
         "They are not in the file. What begins with builtin: lies in the program; other names are of the "
         "Hugging Face hub or of a local folder.",
         "The fingerprint (SHA-256) decides: with other encoders the weights mean nothing.",
     ]
-    if more:
-        lines.append(f"Also needed: the language model {words(more)}.")
-    return "\n".join(lines) + "\n\n" + table(["part", "name", "fingerprint"], rows)
+    return bullets(lines) + "\n\n" + table(["part", "name", "fingerprint"], rows, num_left=3)
 
 
 def _settings(settings: Settings) -> str:
@@ -139,44 +139,44 @@ def _settings(settings: Settings) -> str:
 def how_to_load(settings: Settings) -> str:
     """A program of a few lines, to be run in the folder of the card."""
     snippet = f"""\
-import json
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file
-
-from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.sharing import load_shared
-from configs.load import settings_from_file, settings_hash
+from climb_model.trained import check_fingerprint, read_trained
+from configs.load import settings_hash
 
-settings = settings_from_file(Path("config.yaml"))
-assert settings_hash(settings) == "{settings_hash(settings)}"
-frozen = FrozenEncoders.load(settings)  # or with the folder of your model folders
-model = build_model(settings, frozen.language_model)
-load_shared(model, load_file("shared.safetensors"), sender="shared.safetensors")
-model.eval()
-
-with safe_open("shared.safetensors", framework="pt") as file:
-    assert frozen.fingerprint == json.loads(file.metadata()["fingerprint"])"""
+trained = read_trained(Path("shared.safetensors"))  # reads config.yaml beside it, too
+assert settings_hash(trained.settings) == "{settings_hash(settings)}"
+frozen = FrozenEncoders.load(trained.settings)  # as a second argument: the folder of your model folders
+check_fingerprint(trained.fingerprint, frozen.fingerprint)
+model = trained.model(frozen.language_model).eval()"""
+    passed_on = (
+        "Pass on these three files and nothing else of the run folder: `model_card.md` (a repository on the "
+        "hub wants it as README.md), `config.yaml`, `shared.safetensors`. The others hold UIDs, names and "
+        "paths."
+    )
+    _, private = split_parameters(settings)
+    untrained = "What stays at a site is untrained in this model.\n" if private else ""
     return (
         f"With {PROGRAM} installed, in the folder that holds `config.yaml` and `shared.safetensors`:\n\n"
         f"{block(snippet.splitlines(), 'python')}\n\n"
-        "`climb_model.evaluation.zero_shot.zero_shot(model, exams, frozen.text, settings)` then gives the "
-        "scores of prepared exams.\n"
+        f"{untrained}"
+        "`climb_model.evaluation.zero_shot.zero_shot(model, exams, frozen.text, trained.settings)` then\n"
+        "gives the scores of prepared exams.\n"
         "`climb-server evaluate RUN --data DIR` measures the weights on a folder of labelled exams.\n\n"
-        "Pass on these three files and nothing else of the run folder: `model_card.md` (a repository on the "
-        "hub wants it\nas README.md), `config.yaml`, `shared.safetensors`. The others hold UIDs, names and "
-        "paths."
+        f"{wrapped(passed_on)}"
     )
 
 
 def how_to_cite(summary: Mapping[str, object], settings: Settings) -> str:
     """This software, this run, and where the model comes from."""
     study, date = words(str(summary.get("study") or "without a name")), words(str(summary["date"]))
-    return (
+    cited = (
         f"CLIMB Federated ({PROGRAM}), version {words(str(summary['version']))}; study {study}, settings "
-        f"{settings_hash(settings)}, {date}.\n\n"
-        "The model follows CLIMB (project report, 2025), and the layout of the exams ODELIA. This program "
-        "knows no DOI of either,\nnor of itself."
+        f"{settings_hash(settings)}, {date}."
     )
+    origin = (
+        "The model follows CLIMB (project report, 2025), and the layout of the exams ODELIA. This program "
+        "knows no DOI of either, nor of itself."
+    )
+    return f"{wrapped(cited)}\n\n{wrapped(origin)}"

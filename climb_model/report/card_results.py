@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from climb_model.report.card_data import counted
-from climb_model.report.markdown import bullets, table, words
-from climb_model.results import auc_text, interval_text, mean_interval
+from climb_model.report.markdown import bullets, table, words, wrapped
+from climb_model.results import (
+    ALONE,
+    auc_text,
+    comparison_lines,
+    interval_text,
+    mean_interval,
+    number_text,
+)
 from climb_model.runs import RoundRecord
 from configs.schema import Settings
 
@@ -55,6 +62,8 @@ def caveats(summary: Mapping[str, object], settings: Settings, history: Sequence
     lines = [*_weak_findings(_table(summary)), *_weak_mean(summary, history), *_rejected(history)]
     if summary.get("data"):
         lines.append("The exams are synthetic: no figure here is a claim about patients.")
+    if summary.get("engine") == ALONE:
+        lines.append("Trained and measured at one site: the figures say nothing about exams of another.")
     lines += [
         f"One run with one seed ({settings.seed}), measured on one collection of exams: how far another run "
         "or another hospital would differ is unknown.",
@@ -121,21 +130,17 @@ def _rejected(history: Sequence[RoundRecord]) -> list[str]:
 
 def _comparison(summary: Mapping[str, object], labels: Mapping[str, str]) -> list[str]:
     comparison = cast(Mapping[str, object], summary.get("comparison") or {})
-    lines: list[str] = []
     best = cast("Mapping[str, object] | None", comparison.get("best_site"))
     if best is not None:
-        name, mean = labels.get(str(best["name"]), "a site"), cast("float | None", best["mean_auc"])
-        lines.append(f"best single site, trained alone for the same steps ({name}): {auc_text(mean)}")
-    ceiling = cast("float | None", comparison.get("supervised_ceiling"))
-    if ceiling is not None:
-        lines.append(f"supervised ceiling, trained on labels of all sites: {auc_text(ceiling)}")
-    return lines
+        called = {**best, "name": labels.get(str(best["name"]), "a site")}
+        comparison = {**comparison, "best_site": called}
+    return comparison_lines({"comparison": comparison})
 
 
 def _operating(summary: Mapping[str, object]) -> list[str]:
     """Calibration and thresholds, if the run measured them."""
     rows_of = cast(Mapping[str, Row], summary.get("operating") or {})
-    if not rows_of:
+    if not rows_of or not summary.get("central_exams"):
         return []
     columns = {
         "threshold": "threshold",
@@ -144,7 +149,9 @@ def _operating(summary: Mapping[str, object]) -> list[str]:
         "brier": "Brier score",
         "calibration_error": "calibration error",
     }
-    rows = [(words(finding), *(_known(row.get(key)) for key in columns)) for finding, row in rows_of.items()]
+    rows = [
+        (words(finding), *(number_text(row.get(key)) for key in columns)) for finding, row in rows_of.items()
+    ]
     wanted, exams = (
         cast("float | None", summary.get("operating_specificity")),
         summary.get("validation_exams"),
@@ -153,9 +160,11 @@ def _operating(summary: Mapping[str, object]) -> list[str]:
     if exams and wanted is not None:
         source = (
             f"Thresholds were chosen for specificity {wanted:.2f} on {exams} validation exams; sensitivity "
-            "and specificity\nare what they reach on the exams of the table above."
+            "and specificity are what they reach on the exams of the table above."
         )
-    return [f"Calibration and thresholds. {source}\n\n{table(['finding', *columns.values()], rows)}"]
+    return [
+        f"{wrapped(f'Calibration and thresholds. {source}')}\n\n{table(['finding', *columns.values()], rows)}"
+    ]
 
 
 def _table(summary: Mapping[str, object]) -> Mapping[str, Row]:
@@ -179,10 +188,6 @@ def _includes_chance(row: Row) -> bool:
 def _below_chance(row: Row) -> bool:
     high = row["ci_high"]
     return high is not None and high < CHANCE
-
-
-def _known(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _named(findings: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from climb_model.report.card import FILE as CARD
 from climb_model.runs import RoundRecord
 from configs.errors import UserError
 from configs.load import settings_from_file, settings_hash
@@ -82,6 +83,9 @@ class RunInputs(Result):
     shared: dict[str, tuple[int, ...]]
     """Name to shape of each tensor that travelled; empty if the run kept no `shared.safetensors`."""
 
+    has_card: bool
+    """Whether the run has a model card."""
+
     @property
     def study(self) -> str:
         """Name of the study, or nothing."""
@@ -106,6 +110,7 @@ def read_run(run: Path) -> RunInputs:
         predictions=result.predictions,
         history=_history(run / "history.jsonl"),
         shared=_shared(run / "shared.safetensors"),
+        has_card=(run / CARD).is_file(),
     )
 
 

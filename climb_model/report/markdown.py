@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from climb_model.results import printable
 
 # As numbers: also a renderer that knows no backslash, or passes HTML through, shows the sign itself.
-_SIGNS = re.compile(r"[\\`*\[\]<>|~&!$@{}#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_SIGNS = re.compile(r"[\\`*\[\]<>|~&!$@#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+WIDTH = 100
+"""Signs in a line of text."""
 
 
 def words(text: str) -> str:
@@ -21,8 +25,23 @@ def words(text: str) -> str:
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """A list, one line an entry."""
-    return "\n".join(f"- {line}" for line in lines)
+    """A list with an entry for each line; long ones go on below, indented."""
+    return "\n".join(wrapped(f"- {line}", indent="  ") for line in lines)
+
+
+def wrapped(line: str, indent: str = "") -> str:
+    """The line broken before words, so that its pieces have at most `WIDTH` signs where they can.
+
+    Only before a word that begins with a letter: a piece that begins with `-` or `1.` would be a list.
+    """
+    pieces = [""]
+    for part in re.split(r" (?=[^\W\d_])", line):
+        longer = f"{pieces[-1]} {part}" if pieces[-1] else part
+        if len(longer) <= WIDTH or not pieces[-1]:
+            pieces[-1] = longer
+        else:
+            pieces.append(f"{indent}{part}")
+    return "\n".join(pieces)
 
 
 def block(lines: Sequence[str], language: str = "text") -> str:
@@ -32,21 +51,22 @@ def block(lines: Sequence[str], language: str = "text") -> str:
     return "\n".join([f"```{language}", *shown, "```"])
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns also stand below each other as text; all but the first to the right.
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int = 1) -> str:
+    """A table whose columns also stand below each other as text.
 
     Args:
+        num_left: columns that begin at the left; the others, numbers, end at the right.
         rows: cells of others' words must have gone through `words`.
     """
     lines = [list(head), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     widths = [max(width, 3) for width in widths]
-    rule = [f"{'-' * (width - 1)}{'-' if not column else ':'}" for column, width in enumerate(widths)]
-    return "\n".join(
-        f"| {' | '.join(_placed(cell, widths[column], column) for column, cell in enumerate(line))} |"
+    rule = [f"{'-' * (width - 1)}{'-' if column < num_left else ':'}" for column, width in enumerate(widths)]
+    placed = [
+        [
+            cell.ljust(width) if column < num_left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in (lines[0], rule, *lines[1:])
-    )
-
-
-def _placed(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column else cell.ljust(width)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in placed)

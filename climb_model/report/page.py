@@ -41,6 +41,8 @@ NOTHING_LEFT = (
     "tensors below, passes on weights that can give away some of what they were trained on."
 )
 
+CARD_BESIDE = "What these weights are fit for, and what not: model_card.md, beside this page."
+
 
 def write_report(run: Path) -> Path:
     """Write `report.html` into a finished run's folder.
@@ -176,6 +178,8 @@ def _what_left(inputs: RunInputs) -> Html:
             for name, shape in inputs.shared.items()
         ]
         parts.append(tag("ul", {"class": "tensors"}, *entries))
+    if inputs.has_card:
+        parts.append(tag("p", None, CARD_BESIDE))
     return section("What left the site" if alone else "What left each hospital", *parts)
 
 

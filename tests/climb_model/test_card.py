@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import date
+from html import unescape
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from climb_model.model.climb import build_model
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.report.card import model_card, write_card
 from climb_model.report.card_model import split_parameters
-from climb_model.report.markdown import block, table, words
+from climb_model.report.markdown import WIDTH, block, bullets, table, words, wrapped
+from climb_model.results import ALONE, printable
 from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound
 from climb_model.sharing import shared_state
 from configs.keys import known_keys
@@ -98,7 +100,8 @@ def card_of(*overrides: str, preset: str = "debug", **more: Any) -> str:
 
 
 def section(card: str, title: str) -> str:
-    return card.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    """A section with each entry of a list on one line."""
+    return card.split(f"\n## {title}\n")[1].split("\n## ")[0].replace("\n  ", " ")
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -154,10 +157,10 @@ def test_the_parts_of_the_table_are_the_whole_model(preset: str) -> None:
     summary, settings = a_run(preset=preset)
     text = section(model_card(summary, settings, history()), "Model details")
     lines = [
-        line.strip("|").split("|") for line in text.splitlines() if re.search(r"\| +(shared|stays)", line)
+        line.strip("|").split("|") for line in text.splitlines() if re.search(r"\| (shared|stays)", line)
     ]
     numbers = {True: 0, False: 0}
-    for _, _, count, where in lines:
+    for _, where, _, count in lines:
         numbers[where.strip() == "shared"] += int(count.replace(",", ""))
     everything = sum(value.numel() for value in build_model(settings).parameters() if value.requires_grad)
     assert numbers[True] == summary["shared_parameters"]
@@ -178,7 +181,7 @@ def test_sites_are_numbered_by_their_exams_and_told_in_counts() -> None:
     assert cells(training, "site 1") == ["site 1", "18", "2", "5"]
     assert cells(training, "site 2") == ["site 2", "6", "1", "2"]
     assert "site 2: 3 of 5210 report tokens unknown." in training
-    assert "20 exams with labels (split test)" in section(card, "Evaluation data")
+    assert "20 exams with labels (split test), the server's own exams." in section(card, "Evaluation data")
     assert "2 rows or folders left out." in section(card, "Evaluation data")
 
 
@@ -227,7 +230,9 @@ def test_a_run_that_measured_nothing_says_so() -> None:
     nothing = dict.fromkeys(("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"))
     unknown = {"Zyste": row(None, None, None, 0)}
     summary, settings = a_run(auc_table=unknown, central_exams=0, central_notices=[], **nothing)
+    summary |= {"measured_on": None, "operating": {"Zyste": {}}, "validation_exams": 0}
     card = model_card(summary, settings, [])
+    assert "Calibration" not in card
     assert "None: nothing was measured." in section(card, "Evaluation data")
     assert cells(section(card, "Quantitative analyses"), "mean of the defined")[1:3] == ["", "undefined"]
     assert cells(section(card, "Training data"), "site 1") == ["site 1", "18", "0", "0"]
@@ -251,7 +256,7 @@ def test_calibration_and_thresholds_are_told_if_the_run_has_them() -> None:
     ).split("Calibration and thresholds.")[1]
     assert "for specificity 0.90 on 12 validation exams" in results
     assert cells(results, "Zyste") == ["Zyste", "0.500", "0.750", "0.900", "0.123", "0.050"]
-    assert cells(results, "Karzinom") == ["Karzinom", "", "", "", "0.123", "0.050"]
+    assert cells(results, "Karzinom") == ["Karzinom", "-", "-", "-", "0.123", "0.050"]
     without = card_of(operating={"Zyste": none}, operating_specificity=0.9, validation_exams=0)
     assert "No validation exams: no thresholds." in without
     assert "Calibration" not in card_of()
@@ -354,6 +359,32 @@ def test_a_run_in_which_nothing_was_sent_says_so() -> None:
     assert "did not leave" not in told
 
 
+def test_one_site_alone_is_told_to_be_measured_on_its_own_exams() -> None:
+    card = card_of(engine=ALONE, measured_on={"site": "Bonn", "split": "val"})
+    assert "20 exams with labels (split val), the site's own exams." in section(card, "Evaluation data")
+    assert "Bonn" not in card
+    assert "Trained and measured at one site" in section(card, "Caveats and recommendations")
+    assert "at one site" not in card_of()
+
+
+def test_what_stays_at_a_site_is_counted_and_untrained_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "No other tensor is trained" in section(card_of(), "Model details")
+    assert "untrained" not in section(card_of(), "How to load it")
+
+    def with_more(settings: Settings) -> torch.nn.Module:
+        model = build_model(settings)
+        model.add_module("decoder", torch.nn.Linear(2, 3))
+        model.add_module("table", torch.nn.Linear(5, 5).requires_grad_(False))
+        return model
+
+    monkeypatch.setattr("climb_model.report.card_model.build_model", with_more)
+    details = section(card_of(), "Model details")
+    assert "2 further trained tensors (9 numbers) stay at each site" in details
+    assert cells(details, "decoder") == ["decoder", "stays at the site", "2", "9"]
+    assert "| table " not in details
+    assert "untrained in this model" in section(card_of(), "How to load it")
+
+
 def test_no_setting_is_of_the_differential_privacy_that_the_card_denies() -> None:
     """Whoever adds it must teach the card to tell it."""
     assert not [key for key in known_keys() if re.search("privacy|epsilon|noise_multiplier", key)]
@@ -397,12 +428,24 @@ def test_settings_cannot_leave_their_block() -> None:
 def test_a_table_cell_shows_exactly_its_words(text: str) -> None:
     html = HTML.render(table(["a", "b"], [[words(text), "end"]]))
     (shown,) = re.findall(r"<tr>\n<td>(.*)</td>\n<td style=\"text-align:right\">end</td>", html)
-    from html import unescape
-
-    from climb_model.results import printable
-
     assert "<" not in shown
     assert unescape(shown).split() == printable(text).split()
+
+
+@given(st.text(alphabet="ab1.-+=#>|*_ `\n", max_size=400))
+@tries(deadline=None, derandomize=True)
+def test_a_long_entry_is_one_entry_and_its_words_stay(text: str) -> None:
+    html = HTML.render(bullets([f"begins {words(text)} ends"]))
+    (shown,) = re.findall(r"^<ul>\n<li>(.*)</li>\n</ul>\n$", html, re.DOTALL)
+    assert "<" not in shown
+    assert unescape(shown).split() == f"begins {printable(text)} ends".split()
+
+
+def test_long_lines_are_broken_before_words_only() -> None:
+    line = wrapped("- " + "word 1. " * 30, indent="  ")
+    assert all(len(piece) <= WIDTH for piece in line.splitlines())
+    assert all(piece.startswith("  word 1.") for piece in line.splitlines()[1:])
+    assert wrapped("x" * 200) == "x" * 200
 
 
 def test_a_block_refuses_a_line_that_could_close_it() -> None:
@@ -456,9 +499,9 @@ def test_the_program_on_the_card_refuses_other_settings(
     finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", write_card(finished).read_text("utf-8"), re.DOTALL)
-    config = finished.path / "config.yaml"
-    config.write_text(config.read_text("utf-8").replace("seed: 0", "seed: 1"), "utf-8")
-    monkeypatch.chdir(finished.path)
+    other = RunFolder.create(finished.path.parent / "other", load_settings("debug", ["seed=1"]), "study")
+    other.write_shared(trained(other.settings), 2, FrozenEncoders.load(other.settings, None).fingerprint)
+    monkeypatch.chdir(other.path)
     with pytest.raises(AssertionError):
         exec(snippet, {})
 

@@ -75,6 +75,10 @@ def test_the_quick_demo_ends_with_its_page_and_comparison(
     assert best["name"] in page
     assert "Radiäre Narbe" in page
     assert "research use" in page.lower()
+    assert "model_card.md" in page
+    card = (out / "model_card.md").read_text(encoding="utf-8")
+    assert f"on labels of all sites: {comparison['supervised_ceiling']:.3f}" in card
+    assert "all drawn from a seed" in card
     assert "http://" not in page.replace("http://www.w3.org", "")
     told = capsys.readouterr().out
     assert "report.html" in told

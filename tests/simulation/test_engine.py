@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from climb_model.data.exam import DataError
+from climb_model.data.synthetic import RECORD
 from climb_model.lock import LockedError
 from climb_model.model.climb import build_model
 from climb_model.progress import Silent
@@ -101,6 +102,29 @@ def test_the_final_weights_are_the_shared_tensors_and_say_where_they_come_from(
     assert metadata["round"] == "2"
     assert metadata["config_hash"] == settings_hash(study.settings())
     assert json.loads(metadata["fingerprint"]) == summary["fingerprint"]
+
+
+def test_the_model_card_tells_the_run_without_names_exams_and_paths(finished: Any, study: Any) -> None:
+    out, summary, _ = finished
+    card = (out / "model_card.md").read_text("utf-8")
+    assert f"Hash of all settings: {summary['config_hash']}." in card
+    assert "3 sites with 36 training exams" in card
+    assert f"{summary['mean_auc']:.3f}" in card
+    assert all(digest in card for digest in summary["fingerprint"].values())
+    assert "synthetic" not in card
+    with (out / "predictions.csv").open(newline="") as file:
+        secrets = {row[key] for row in csv.DictReader(file) for key in ("uid", "patient")}
+    assert not [text for text in (*secrets, str(out.parent), str(study.central.parent)) if text in card]
+
+
+def test_a_run_on_drawn_hospitals_says_so_on_its_card(study: Any, tmp_path: Path) -> None:
+    record = study.central.parent / RECORD
+    record.write_text(json.dumps({"kind": "synthetic", "tissue": None}))
+    try:
+        run(study.settings(), sites=study.sites, central=study.central, out=tmp_path / "run")
+    finally:
+        record.unlink()
+    assert "all drawn from a seed" in (tmp_path / "run" / "model_card.md").read_text("utf-8")
 
 
 def test_predictions_hold_each_central_exam_and_finding_once(finished: Any) -> None:
