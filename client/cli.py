@@ -113,7 +113,7 @@ def _show(run: Path) -> int:
 
 def _add_evaluate(tool: Tool) -> None:
     parser = tool.verb(
-        "evaluate", _evaluate, does="measure trained weights on this site's own labelled exams"
+        "evaluate", _evaluate, does="measure trained weights on this site's own exams: AUC, retrieval"
     )
     parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder, with findings")
     trained = parser.add_mutually_exclusive_group(required=True)
@@ -143,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if run is not None:
             found = evaluate_run(run, site, weights, split=arguments.split)
         else:
-            found = evaluate(arguments.shared, site, weights, split=arguments.split)
+            found = evaluate(arguments.shared, site, weights, split=arguments.split, reports=True)
     print("\n".join(evaluation_lines(found.summary)))
     if out is not None:
         print(f"report: {write_folder(found, out)}")

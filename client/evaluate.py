@@ -32,6 +32,7 @@ def evaluate_run(run: Path, data: Path, weights: Path | None, *, split: str | No
         split=split,
         name=site.name if own else None,
         scratch=site.private / TOKENS if own else None,
+        reports=True,
     )
 
 

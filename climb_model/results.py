@@ -42,21 +42,26 @@ def result_lines(summary: Mapping[str, object]) -> list[str]:
 
 
 def evaluation_lines(summary: Mapping[str, object]) -> list[str]:
-    """What an evaluation ends with: the table of findings, then calibration and thresholds.
+    """What an evaluation ends with: the table of findings, calibration and thresholds, retrieval.
 
     Args:
         summary: with `measured_on`, as in `summary.json`.
     """
+    retrieved = retrieval_lines(summary)
     place = cast(Mapping[str, str], summary["measured_on"])
     return [
         f"{summary['central_exams']} exams of {printable(place['site'])}, split {place['split']}",
         *(printable(line) for line in cast(Sequence[str], summary["central_notices"])),
-        "",
-        *auc_lines(summary),
-        "",
-        *operating_lines(summary),
+        *(["", *auc_lines(summary), "", *operating_lines(summary)] if labelled(summary) else []),
+        *(["", *retrieved] if retrieved else []),
         NOT_A_DEVICE,
     ]
+
+
+def labelled(summary: Mapping[str, object]) -> bool:
+    """Whether any exam of a result has a known finding."""
+    table = cast(Mapping[str, Mapping[str, float | None]], summary["auc_table"])
+    return any(row["positives"] or row["negatives"] for row in table.values())
 
 
 def auc_lines(summary: Mapping[str, object]) -> list[str]:
@@ -109,6 +114,48 @@ def operating_note(summary: Mapping[str, object]) -> str:
         f"thresholds: the smallest of specificity {summary['operating_specificity']:.2f} on "
         f"{summary['validation_exams']} validation exams; what they do to the reported exams:"
     )
+
+
+def retrieval_lines(summary: Mapping[str, object]) -> list[str]:
+    """Recall and median rank both ways beside chance; nothing for a result that was not asked for them.
+
+    Args:
+        summary: with `retrieval` and `retrieval_notices`.
+    """
+    if "retrieval" not in summary:
+        return []
+    notices = [printable(line) for line in cast(Sequence[str], summary["retrieval_notices"])]
+    found = cast("Mapping[str, object] | None", summary["retrieval"])
+    if found is None:
+        return notices
+    head = f"retrieval: {found['exams']} exams, {found['reports']} different reports"
+    if found["without_report"]:
+        head += f", {found['without_report']} exams without a report left out"
+    columns = f"{'':<15}  {'':<11}  {'reached':>8}  {'95 % interval':^18}  {'chance':>8}"
+    lines = [head, *notices, columns, "-" * len(columns)]
+    for key in ("image_to_report", "report_to_image"):
+        direction = cast(Mapping[str, object], found[key])
+        chance = cast(Mapping[str, float], direction["chance"])
+        intervals = cast(Mapping[str, Sequence["float | None"]], direction["interval"])
+        for number, (name, at_chance) in enumerate(chance.items()):
+            rank = name == "median_rank"
+            low, high = intervals[name]
+            lines.append(
+                f"{'' if number else key.replace('_', ' '):<15}  "
+                f"{'median rank' if rank else f'R@{name[1:]}':<11}  "
+                f"{_figure_text(cast(float, direction[name]), rank):>8}  "
+                f"{'' if low is None or high is None else _figure_interval(low, high, rank):^18}  "
+                f"{_figure_text(at_chance, rank):>8}"
+            )
+    return lines
+
+
+def _figure_text(value: float, rank: bool) -> str:
+    return f"{value:.1f}" if rank else f"{value:.3f}"
+
+
+def _figure_interval(low: float, high: float, rank: bool) -> str:
+    return f"[{_figure_text(low, rank)}, {_figure_text(high, rank)}]"
 
 
 def notice_lines(summary: Mapping[str, object]) -> list[str]:

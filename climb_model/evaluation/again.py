@@ -1,4 +1,4 @@
-"""Trained weights, measured again on a folder of labelled exams."""
+"""Trained weights, measured again on a folder of labelled exams, or of exams with reports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 
 from climb_model.atomic import write_text_atomic
-from climb_model.evaluation.labelled import open_labelled
+from climb_model.data.exam import DataError
+from climb_model.evaluation.labelled import NoLabels, open_labelled, unmeasured
+from climb_model.evaluation.reported import open_reported, retrieval_of
 from climb_model.evaluation.zero_shot import ZeroShot
 from climb_model.model.frozen import FrozenEncoders
+from climb_model.prepare import ExamSet
 from climb_model.runs import RunFolder
 from climb_model.trained import check_fingerprint, read_trained
 from configs.load import settings_hash, to_yaml
@@ -37,21 +40,24 @@ def evaluate(
     split: str | None = None,
     name: str | None = None,
     scratch: Path | None = None,
+    reports: bool = False,
 ) -> Evaluation:
-    """Measure a run's shared weights on labelled exams.
+    """Measure a run's shared weights on labelled exams, and by retrieval on those with a report.
 
     Args:
         shared: a run's `shared.safetensors`, with `config.yaml` beside it.
-        data: a folder of exams with findings; reports are not opened.
+        data: a folder of exams with findings.
         weights: folder of the frozen encoders' model folders; None takes the hub or what is built in.
         split: None: the one that the settings name.
         name: the site's; None: the folder's.
         scratch: where this site keeps slice tokens; None: nothing is kept.
+        reports: open the reports, if there are any, for retrieval; then exams without labels do too. Only a
+            site may: otherwise reports are not opened.
 
     Raises:
         UserError: if the run is not finished, or its settings, its tensors or one of the frozen
             encoders here differ from those it was trained with.
-        NoLabels: if no exam of the split has a known finding.
+        NoLabels: if no exam of the split has a known finding, nor, with `reports`, a report.
         DataError: if the exams cannot be used.
     """
     trained = read_trained(shared)
@@ -61,8 +67,24 @@ def evaluate(
     check_fingerprint(trained.fingerprint, frozen.fingerprint)
     model = trained.model(frozen.language_model)
     with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as passing:
-        exams = open_labelled(data, settings, frozen, scratch or Path(passing), name=name, split=split)
-        found, result = exams.measure(model)
+        folder = scratch or Path(passing)
+        try:
+            opened = open_labelled(data, settings, frozen, folder, name=name, split=split)
+        except NoLabels as error:
+            if not reports:
+                raise
+            exams = _unlabelled(error, data, settings, frozen, folder, name, split)
+            found, result = unmeasured(settings)
+            result |= {
+                "measured_on": {"site": exams.site, "split": split or settings.evaluation.split},
+                "central_exams": exams.num_exams,
+                "central_notices": [f"{error.fact}: no AUC", *exams.notices],
+            }
+        else:
+            exams = opened.exams
+            found, result = opened.measure(model)
+        if reports:
+            result |= retrieval_of(model, exams, data, frozen.text, settings, name=name)
     summary: dict[str, object] = {
         "rounds": trained.round,
         **result,
@@ -70,6 +92,24 @@ def evaluate(
         "fingerprint": trained.fingerprint,
     }
     return Evaluation(settings=settings, summary=summary, found=found)
+
+
+def _unlabelled(
+    error: NoLabels,
+    data: Path,
+    settings: Settings,
+    frozen: FrozenEncoders,
+    scratch: Path,
+    name: str | None,
+    split: str | None,
+) -> ExamSet:
+    """Exams with reports in the place of labelled ones; without these either, labels are what is missing."""
+    try:
+        return open_reported(
+            data, settings, frozen, scratch, name=name, split=split or settings.evaluation.split
+        )
+    except DataError:
+        raise error from None
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

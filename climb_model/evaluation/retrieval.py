@@ -155,30 +155,6 @@ def to_json(found: Retrieval) -> dict[str, object]:
     }
 
 
-def to_lines(found: Retrieval) -> list[str]:
-    """Both directions as a table for people."""
-    lines = [f"retrieval: {found.exams} exams, {found.reports} different reports"]
-    if found.without_report:
-        lines[0] += f", {found.without_report} exams without a report left out"
-    lines.append(f"{'':<15}  {'':<11}  {'reached':>8}  {'95 % interval':>19}  {'chance':>8}")
-    for name, direction in (
-        ("image to report", found.image_to_report),
-        ("report to image", found.report_to_image),
-    ):
-        for label, figure in _named(direction).items():
-            digits = 1 if label == "median_rank" else 3
-            interval = ""
-            if figure.ci_low is not None and figure.ci_high is not None:
-                interval = f"[{figure.ci_low:.{digits}f}, {figure.ci_high:.{digits}f}]"
-            words = "median rank" if label == "median_rank" else f"R@{label[1:]}"
-            lines.append(
-                f"{name:<15}  {words:<11}  {figure.value:>8.{digits}f}  {interval:>19}  "
-                f"{figure.chance:>8.{digits}f}"
-            )
-            name = ""
-    return lines
-
-
 def _direction(places: Int[np.ndarray, "question 4"], num_answers: int, weights: FloatArray) -> Direction:
     once = np.ones((1, len(places)))
     shares = (

@@ -19,11 +19,9 @@ from climb_model.report.sections import (
     tiles,
     whole_page,
 )
-from climb_model.results import auc_text, interval_text, mean_interval
+from climb_model.results import auc_text, interval_text, labelled, mean_interval, retrieval_lines
 
-ABOUT = (
-    "Weights that were trained on breast MRI and German reports, measured on one folder of labelled exams."
-)
+ABOUT = "Weights that were trained on breast MRI and German reports, measured on one folder of exams."
 
 
 def write_evaluation_report(folder: Path) -> Path:
@@ -55,14 +53,13 @@ def evaluation_page(result: Result) -> str:
         ("split", place["split"], f"{summary['validation_exams']} validation exams chose the thresholds"),
         ("weights", f"round {summary['rounds']}", f"settings {summary['config_hash']}"),
     ]
-    notices = cast(Sequence[str], summary["central_notices"])
+    notices, retrieved = cast(Sequence[str], summary["central_notices"]), retrieval_lines(summary)
     told = tag("ul", None, *(tag("li", None, line) for line in notices))
     parts = [
         tiles(entries),
         *([section("Notices", told)] if notices else []),
-        auc_section(result),
-        roc_section(result),
-        operating_section(result),
+        *([auc_section(result), roc_section(result), operating_section(result)] if labelled(summary) else []),
+        *([section("Retrieval", tag("pre", None, "\n".join(retrieved)))] if retrieved else []),
         settings_section(result),
     ]
     return whole_page(f"CLIMB: evaluation on {place['site']}", f"{ABOUT} {ZERO_SHOT}", parts)

@@ -25,11 +25,11 @@ from climb_model.evaluation.retrieval import (
     measure_retrieval,
     retrieval,
     to_json,
-    to_lines,
 )
 from climb_model.model.climb import ClimbModel, build_model
 from climb_model.model.text import ReportEncoder, load_text
 from climb_model.prepare import ExamSet, Sentences
+from climb_model.results import retrieval_lines
 from configs.load import load_settings
 from configs.schema import Settings
 
@@ -350,8 +350,15 @@ def test_the_figures_as_json_and_as_lines() -> None:
         }
         assert told[name]["chance"] == {"r1": 0.25, "r5": 1.0, "r10": 1.0, "median_rank": 2.5}
         assert told[name]["interval"]["r1"] == [0.25, 0.25]
-    assert to_lines(both)[0] == "retrieval: 4 exams, 4 different reports"
-    lines = to_lines(replace(both, without_report=3))
+    assert retrieval_lines({}) == []
+    lines = retrieval_lines({"retrieval": told, "retrieval_notices": ["1 of 9 report tokens unknown"]})
     assert lines[0] == "retrieval: 4 exams, 4 different reports, 3 exams without a report left out"
-    assert lines[2].split() == ["image", "to", "report", "R@1", "0.250", "[0.250,", "0.250]", "0.250"]
+    assert lines[1] == "1 of 9 report tokens unknown"
+    assert lines[4].split() == ["image", "to", "report", "R@1", "0.250", "[0.250,", "0.250]", "0.250"]
+    assert lines[8].split() == ["report", "to", "image", "R@1", "0.250", "[0.250,", "0.250]", "0.250"]
     assert lines[-1].split() == ["median", "rank", "2.5", "[2.5,", "2.5]", "2.5"]
+    told = to_json(found(one.repeat(4, 1), one.repeat(4, 1), [0, 1, 2, 3]))
+    lines = retrieval_lines({"retrieval": told, "retrieval_notices": []})
+    assert lines[0] == "retrieval: 4 exams, 4 different reports"
+    assert lines[-1].split() == ["median", "rank", "2.5", "2.5"]
+    assert retrieval_lines({"retrieval": None, "retrieval_notices": ["none"]}) == ["none"]
