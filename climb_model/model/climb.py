@@ -96,6 +96,11 @@ class ClimbModel(nn.Module):
         if not self.reuses_fusion and objectives.inverse_coca:
             self.slice_generator = SliceGenerator(fusion, generators.depth)
 
+    @property
+    def language_model(self) -> LanguageModel | None:
+        """The frozen model in the place of the fusion's layers."""
+        return self.fusion.frozen if isinstance(self.fusion, LanguageModelFusion) else None
+
     def embed_image(self, image: ImageTokens) -> Embeddings:
         """Embed slice tokens. Absent slices are hidden and keep their index."""
         num_exams, num_tokens, _ = image.tokens.shape

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from climb_model.model.climb import ClimbModel, build_model
+from climb_model.model.language_model import LanguageModel
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
 from climb_model.training.processes import Processes
@@ -115,7 +116,7 @@ def train_on(
         steps: Any = get_context("spawn").SimpleQueue()
         workers = start_processes(
             _work,
-            (meet, tuple(devices), exams, reports, settings, round, global_step, steps),
+            (meet, tuple(devices), model.language_model, exams, reports, settings, round, global_step, steps),
             nprocs=len(devices),
             join=False,
             start_method="spawn",
@@ -147,6 +148,7 @@ def _work(
     rank: int,
     meet: Path,
     devices: tuple[torch.device, ...],
+    language_model: LanguageModel | None,
     exams: ExamSet,
     reports: ReportEncoder,
     settings: Settings,
@@ -165,7 +167,7 @@ def _work(
         rank=rank,
         world_size=len(devices),
     )
-    model = build_model(settings)
+    model = build_model(settings, language_model)
     model.load_state_dict(torch.load(meet / "model.pt"))
     model.to(device)
     optimizer_state = torch.load(meet / "optimizer.pt")

@@ -12,7 +12,8 @@ import torch
 
 from climb_model.data.store import MAGIC, StoreIndex, map_store
 from climb_model.model.climb import build_model
-from climb_model.model.text import load_text
+from climb_model.model.language_model import load_language_model
+from climb_model.model.text import load_text, word_table_of
 from climb_model.prepare import ExamSet
 from climb_model.training.devices import DeviceError, parse_devices, train_on
 from climb_model.training.trainer import TrainingError
@@ -85,6 +86,30 @@ def test_two_processes_train_as_one(make_exams: MakeExams) -> None:
     apart = sum(float((ends[0][name] - ends[1][name]).norm() ** 2) for name in start) ** 0.5
     assert moved > 0
     assert apart <= 0.01 * moved
+
+
+def test_two_processes_share_a_frozen_language_model(make_exams: MakeExams, language_models: Path) -> None:
+    settings = load_settings(
+        "debug",
+        [
+            "training.num_threads=1",
+            "model.fusion.language_model=tiny-llama",
+            "model.text.weights=tiny-llama",
+            "model.text.width=32",
+            "objectives.coca=1",
+            "objectives.inverse_coca=1",
+        ],
+    )
+    frozen = load_language_model("tiny-llama", language_models, width=32, whole=True)
+    reports, exams = word_table_of(frozen, settings.model.text), make_exams(8)
+    losses: list[float] = []
+    for devices in ((CPU,), (CPU, CPU)):
+        model = build_model(settings, frozen)
+        report, _ = train_on(devices, model, None, exams, reports, settings, round=1, global_step=0)
+        losses.append(report.loss)
+        start = dict(build_model(settings, frozen).named_parameters())
+        assert not [name for name, value in model.named_parameters() if torch.equal(value, start[name])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_batch_smaller_than_the_devices_is_refused(make_exams: MakeExams) -> None:
