@@ -24,6 +24,9 @@ from climb_model.model.weights import (
 from configs.schema import FusionConfig
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+SIGNS_FILE = "tokenizer_config.json"
+"""Says which pieces are signs; without it transformers guesses by the model's type."""
+
 UNSTEADY = ("_name_or_path", "transformers_version", "dtype")
 """Entries of a configuration that differ between equal models."""
 
@@ -163,7 +166,7 @@ def load_language_model(name: str, weights: Path | None, *, width: int, whole: b
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    source, local = weights_source(name, weights, MODEL_FILES), weights is not None
+    source, local = weights_source(name, weights, (*MODEL_FILES, SIGNS_FILE)), weights is not None
     show_loading_bars(shown=not local)
     try:
         config: Any = AutoConfig.from_pretrained(source, local_files_only=local)

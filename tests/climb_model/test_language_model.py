@@ -185,6 +185,8 @@ def test_incomplete_weights_are_refused(copied: Path) -> None:
     assert "'tiny-llama' cannot be loaded" in refusal(lambda: load_text(table_of(NAMES[0]), copied))
     file.unlink()
     assert refusal(lambda: load_text(table_of(NAMES[0]), copied)).endswith("lacks model.safetensors")
+    (copied / NAMES[1] / "tokenizer_config.json").unlink()
+    assert refusal(lambda: load_text(table_of(NAMES[1]), copied)).endswith("lacks tokenizer_config.json")
 
 
 def test_weights_in_several_files_are_whole(language_models: Path, tmp_path: Path) -> None:
