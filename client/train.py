@@ -216,6 +216,10 @@ def _train(training: Training) -> dict[str, object]:
             on_step=lambda *told: watcher.site_progress(site.name, *told),
         )
         for report, stand in rounds:
+            site.say(
+                f"round {stand.round}: {report.num_steps} steps on {report.num_exams} exams, "
+                f"loss {report.loss:.4f}"
+            )
             record = training.record(model, stand, begin, report)
             checkpoint = training.save(model, stand, (*checkpoint.history, record))
             board.add(record)

@@ -19,7 +19,7 @@ PACKAGES = ("configs", "climb_model", "strategies", "server", "client", "simulat
 BUNDLED = ("configs", "climb_model", "strategies", "server", "client")
 COMMANDS = {
     "climb-sim": ("demo", "make-data", "run", "model"),
-    "climb-site": ("import", "similar"),
+    "climb-site": ("import", "train", "evaluate", "similar"),
     "climb-server": ("evaluate", "card"),
 }
 MAX_BUNDLE = 1_000_000

@@ -204,9 +204,9 @@ def _operating(path: Path, summary: Mapping[str, object]) -> dict[str, Operating
     try:
         _number(path, summary["validation_exams"], summary["operating_specificity"])
         rows = cast(Mapping[str, Mapping[str, object]], summary["operating"])
-        table = {finding: OperatingEntry(**row) for finding, row in rows.items()}  # type: ignore[arg-type]
         for row in rows.values():
             _number(path, *(value for value in row.values() if value is not None))
+        table = {finding: OperatingEntry(**row) for finding, row in rows.items()}  # type: ignore[arg-type]
     except (KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} is no summary of a run: {_told(error)}") from None
     return table

@@ -66,14 +66,17 @@ def page(inputs: RunInputs) -> str:
         _headline(inputs),
         *_notices(inputs),
         section("AUC over the rounds", *_curves(inputs)),
-        auc_section(inputs),
-        *([roc_section(inputs), operating_section(inputs)] if inputs.predictions.num_exams else []),
+        *(_measured(inputs) if inputs.predictions.num_exams else []),
         _sites(inputs),
         *([] if alone else [_rejected(inputs)]),
         _what_left(inputs),
         settings_section(inputs),
     ]
     return whole_page(title, f"{BY_ITSELF if alone else TOGETHER} {ZERO_SHOT}", parts)
+
+
+def _measured(inputs: RunInputs) -> list[Html]:
+    return [auc_section(inputs), roc_section(inputs), operating_section(inputs)]
 
 
 def _alone(inputs: RunInputs) -> bool:
@@ -120,11 +123,10 @@ def _headline(inputs: RunInputs) -> Html:
 
 def _sites(inputs: RunInputs) -> Html:
     exams = cast(Mapping[str, int], inputs.summary["exams"])
-    head = table_row(
-        "th",
-        ["site", "exams", "rounds", "steps", "first loss", "last loss", "MB up", "MB down"],
-        ["", *["number"] * 7],
-    )
+    columns = ["exams", "rounds", "steps", "first loss", "last loss"]
+    columns += [] if _alone(inputs) else ["MB up", "MB down"]
+    classes = ["", *["number"] * len(columns)]
+    head = table_row("th", ["site", *columns], classes)
     body: list[Html] = []
     for name in exams:
         taken = [record.sites[name] for record in inputs.history if name in record.sites]
@@ -138,7 +140,7 @@ def _sites(inputs: RunInputs) -> Html:
             f"{sum(site.bytes_up for site in taken) / MEGABYTE:.1f}",
             f"{sum(site.bytes_down for site in taken) / MEGABYTE:.1f}",
         ]
-        body.append(table_row("td", cells, ["", *["number"] * 7]))
+        body.append(table_row("td", cells[: len(classes)], classes))
     table = tag("table", None, tag("thead", None, head), tag("tbody", None, *body))
     return section("Sites", tag("div", {"class": "scroll"}, table), loss_curves(inputs.history, list(exams)))
 

@@ -87,9 +87,7 @@ def auc_section(result: Result) -> Html:
     )
     undefined = [finding for finding, entry in rows if entry.auc is None]
     total = _auc_row("mean of the defined" if undefined else "mean", mean, floor, {"class": "total"})
-    notes = [
-        tag("p", {"class": "note"}, "AUC at the last round with its 95 % interval; exams with and without.")
-    ]
+    notes = [tag("p", {"class": "note"}, "AUC with its 95 % interval; exams with and without the finding.")]
     if undefined:
         words = f"Undefined, because no exam has it or none is without it: {', '.join(undefined)}."
         notes.append(tag("p", {"class": "note"}, words))

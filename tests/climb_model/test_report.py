@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from climb_model.evaluation.statistics import auc_table, mean_auc, mean_auc_interval
 from climb_model.report.charts import Frame, Line, line_chart, roc_chart, spread, ticks
+from climb_model.report.evaluated import write_evaluation_report
 from climb_model.report.html import Html, join, tag
 from climb_model.report.page import write_report
 from climb_model.runs import RoundRecord, RunFolder, SiteRound
@@ -253,6 +255,84 @@ def test_the_same_run_gives_the_same_page(make_run: MakeRun) -> None:
     run = make_run()
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
+
+
+def operating(**first: float | None) -> dict[str, object]:
+    """The summary's keys on calibration and thresholds; the values of `Fibroadenom` can be changed."""
+    row = {
+        "brier": 0.125,
+        "calibration_error": 0.25,
+        "threshold": 0.375,
+        "sensitivity": 0.625,
+        "specificity": 0.875,
+    }
+    findings = load_settings("climb").evaluation.findings
+    return {
+        "validation_exams": 40,
+        "operating_specificity": 0.9,
+        "operating": {finding: row | (first if finding == "Fibroadenom" else {}) for finding in findings},
+    }
+
+
+def test_calibration_and_thresholds_are_a_table_with_the_specificity_reached(make_run: MakeRun) -> None:
+    undefined = dict.fromkeys(("threshold", "sensitivity", "specificity"))
+    text = " ".join(outline(write_report(make_run(more=operating(**undefined)))).text.split())
+    assert "specificity 0.90 on 40 validation exams" in text
+    assert "Fibroadenom 0.125 0.250 - - - Adenose 0.125 0.250 0.375 0.625 0.875" in text
+
+
+def test_a_run_from_before_calibration_was_recorded_has_no_such_table(make_run: MakeRun) -> None:
+    assert "Calibration" not in outline(write_report(make_run())).text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"brier": "low"}, "must hold a number, got 'low'"),
+        ({"recall": 0.5}, "is no summary of a run: .*recall"),
+    ],
+)
+def test_calibration_that_is_none_is_refused(make_run: MakeRun, change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"summary\.json {message}") as caught:
+        write_report(make_run(more=operating(**change)))
+    assert "\n" not in str(caught.value)
+
+
+def test_notices_are_on_the_page(make_run: MakeRun) -> None:
+    told = {"central_notices": ["2 exams left out"], "notices": {"Köln": ["3 of 9 report tokens unknown"]}}
+    text = outline(write_report(make_run(more=told))).text
+    assert "the server's own exams: 2 exams left out" in text
+    assert "site Köln: 3 of 9 report tokens unknown" in text
+
+
+def test_one_site_alone_has_no_server_and_nothing_that_left(make_run: MakeRun) -> None:
+    read = outline(write_report(make_run(sites=("Köln",), more={"engine": "alone"})))
+    assert "Nothing: this training sent nothing anywhere." in read.text
+    assert "On the site's own exams" in read.text
+    for word in ("server", "Rejected", " MB"):
+        assert word not in read.text
+
+
+def test_without_labelled_exams_there_are_no_curves_and_the_page_says_so(make_run: MakeRun) -> None:
+    run = make_run(sites=("Köln",), more={"engine": "alone", "mean_auc": None})
+    (run / "predictions.csv").write_text("uid,patient,finding,label,score\n", "utf-8")
+    read = outline(write_report(run))
+    assert "Undefined in every round: there were no labelled exams to measure it on." in read.text
+    assert "ROC curve" not in read.text
+
+
+def test_an_evaluation_has_a_page_without_a_history(make_run: MakeRun) -> None:
+    place = {"measured_on": {"site": EVIL, "split": "test"}, "central_exams": 60, "central_notices": [EVIL]}
+    run = make_run(more={**operating(), **place})
+    for name in ("history.jsonl", "shared.safetensors"):
+        (run / name).unlink()
+    read = outline(write_evaluation_report(run))
+    assert f"CLIMB: evaluation on {EVIL}" in read.text
+    assert "script" not in read.names
+    for text in ("Research use, not a medical device.", "AUC of each finding", "40 validation exams chose"):
+        assert text in read.text
+    assert "Adenose 0.125 0.250 0.375" in " ".join(read.text.split())
+    assert "uid-" not in read.text
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "history.jsonl", "summary.json", "predictions.csv"])

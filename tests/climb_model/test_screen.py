@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from climb_model.model.climb import build_model
-from climb_model.results import result_lines
+from climb_model.results import operating_lines, result_lines
 from climb_model.runs import RoundRecord, SiteRound
 from climb_model.screen import LiveTable, header_lines, losses, sparkline
 from climb_model.sharing import shared_spec
@@ -90,6 +90,24 @@ def test_the_header_names_sites_exams_and_what_travels() -> None:
         f"what travels: {len(spec)} tensors of {numbers:,} weights, {4 * numbers / 1e6:.1f} MB for each "
         "site, round and direction; images and reports are not sent",
     ]
+
+
+def test_a_site_that_trains_alone_is_told_that_nothing_travels() -> None:
+    file = io.StringIO()
+    site = SiteRound(exams=10, steps=4, loss=3.25, seconds=1.0, bytes_up=0, bytes_down=0)
+    done = RoundRecord(round=1, seconds=12.34, global_step=4, sites={"Köln": site}, mean_auc=0.5)
+    for live in (False, True):
+        screen = LiveTable(console=Console(file=file, force_terminal=live, width=140), alone=True, live=live)
+        screen.started(load_settings("debug"), {"Köln": 10})
+        screen.round_done(done)
+        screen.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    assert text.count("what travels: nothing; ") == 2
+    assert " MB" not in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "round 1 of 2: step 4, mean AUC 0.500, loss Köln 3.250, 12.3 s" in lines
+    assert "1/2 4 0.500 ▂ 12.3 Köln 3.250" in lines
+    assert "round step mean AUC change s loss by site" in lines
 
 
 def test_a_rejected_site_is_told_in_words_and_its_words_are_harmless() -> None:
@@ -178,3 +196,30 @@ def test_what_was_left_out_is_told_below_the_table() -> None:
     assert "the server's own exams: 2 exams with unusable volumes left out" in lines
     assert "site Köln: 3 of 9 unknown" in lines
     assert not any("left out" in line for line in result_lines(summary()))
+
+
+def test_what_was_left_out_of_a_sites_own_exams_is_told_as_its_own() -> None:
+    lines = result_lines(summary(engine="alone", central_notices=["1 exams with unusable volumes left out"]))
+    assert "the site's own exams: 1 exams with unusable volumes left out" in lines
+
+
+def test_calibration_and_thresholds_by_hand() -> None:
+    row = {
+        "brier": 0.25,
+        "calibration_error": 0.125,
+        "threshold": 0.5,
+        "sensitivity": 1.0,
+        "specificity": 0.875,
+    }
+    told = {"operating_specificity": 0.9, "operating": {"Zyste": row, "Karzinom": dict.fromkeys(row)}}
+    assert operating_lines({**told, "validation_exams": 12}) == [
+        "thresholds: the smallest of specificity 0.90 on 12 validation exams; "
+        "what they do to the reported exams:",
+        "finding       Brier  calibration error  threshold  sensitivity  specificity",
+        "---------------------------------------------------------------------------",
+        "Zyste         0.250              0.125      0.500        1.000        0.875",
+        "Karzinom          -                  -          -            -            -",
+    ]
+    assert operating_lines({**told, "validation_exams": 0})[0] == (
+        "no validation exams beside the reported ones: no thresholds"
+    )

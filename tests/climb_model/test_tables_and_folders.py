@@ -8,7 +8,13 @@ import pytest
 
 from climb_model.data import folders
 from climb_model.data.exam import DataError, SiteData
-from climb_model.data.folders import left_out_counts, list_sites, read_site, require_split
+from climb_model.data.folders import (
+    has_findings,
+    left_out_counts,
+    list_sites,
+    read_site,
+    require_split,
+)
 
 SEQUENCES = ("Pre", "Sub", "T2")
 FINDINGS = ("Zyste", "Radiäre Narbe")
@@ -181,6 +187,19 @@ def test_the_uka_layout_is_read(tmp_path: Path) -> None:
     assert [exam.patient for exam in data.exams] == ["00123", "00123", "00456"]
     assert data.exams[1].findings == {"Zyste": None, "Radiäre Narbe": 0}
     assert read(tmp_path, "UKA").exams[0].findings == {}
+
+
+def test_a_site_holds_findings_where_its_layout_keeps_them(site: Path, tmp_path: Path) -> None:
+    wanted = ("Zyste", "Karzinom")
+    assert has_findings(site, wanted)
+    (site / "metadata_unilateral" / "findings.csv").unlink()
+    assert not has_findings(site, wanted)
+    uka = tmp_path / "UKA"
+    (uka / "data_unilateral").mkdir(parents=True)
+    file = write(uka / "metadata" / "split_regex.csv", "UID,Split\n001_left,train\n")
+    assert not has_findings(uka, wanted)
+    write(file, "UID,Split,zyste\n001_left,train,\n002_left,test,0\n")
+    assert has_findings(uka, wanted)
 
 
 def test_two_examinations_of_one_uka_request_in_two_splits_are_one_patient_in_two_splits(

@@ -81,6 +81,12 @@ def test_the_run_folder_holds_what_the_architecture_says(finished: Any, study: A
     assert summary["engine"] == "local"
     assert summary["mean_auc"] == rounds[2]["mean_auc"]
     assert set(summary["auc_table"]["Zyste"]) == {"auc", "ci_low", "ci_high", "positives", "negatives"}
+    assert summary["measured_on"] == {"site": "CENTRAL", "split": "test"}
+    assert summary["operating_specificity"] == study.settings().evaluation.specificity
+    assert summary["validation_exams"] == 0  # these hospitals have no split val
+    assert set(summary["operating"]["Zyste"]) == {
+        *("brier", "calibration_error", "threshold", "sensitivity", "specificity")
+    }
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
         "round-0001.safetensors",
         "round-0002.safetensors",
