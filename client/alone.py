@@ -9,7 +9,8 @@ from functools import partial
 from climb_model.model.climb import ClimbModel
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
-from climb_model.training.trainer import OptimizerState, TrainReport, train_round
+from climb_model.training.devices import AUTO, parse_devices, train_on
+from climb_model.training.trainer import OptimizerState, TrainReport
 from configs.schema import Settings
 
 OnStep = Callable[[int, int, int, float], None]
@@ -32,19 +33,25 @@ def rounds_alone(
     settings: Settings,
     *,
     start: Stand,
+    devices: str = AUTO,
     on_step: OnStep | None = None,
 ) -> Iterator[tuple[TrainReport, Stand]]:
     """Train in place the rounds that are left of `federation.num_rounds`, one each time it is asked.
 
     The same steps in the same order as of a site whose federation has no other site.
 
+    Args:
+        devices: `auto`, `cpu` or such as `cuda:0,cuda:1`.
+
     Raises:
-        TrainingError, DataError: as `train_round`.
+        DeviceError: if this machine does not have them.
+        TrainingError, DataError: as `train_on`.
     """
-    stand = start
+    stand, found = start, parse_devices(devices)
     while stand.round < settings.federation.num_rounds:
         number = stand.round + 1
-        report, optimizer = train_round(
+        report, optimizer = train_on(
+            found,
             model,
             None if settings.federation.reset_optimizer else stand.optimizer,
             exams,

@@ -59,6 +59,7 @@ def _add_train(tool: Tool) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"settings: {', '.join(preset_names())}")
     parser.add_argument("--out", type=Path, metavar="RUN", help="new run folder")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+    parser.add_argument("--devices", metavar="LIST", help="auto (the default), cpu, or such as cuda:0,cuda:1")
     parser.add_argument(
         "--resume", type=Path, metavar="RUN", help="go on with a training; takes nothing else"
     )
@@ -78,9 +79,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from client.train import train_alone
     from climb_model.progress import watched_by
     from climb_model.screen import LiveTable
+    from climb_model.training.devices import AUTO
 
     with LiveTable(study=out.name, alone=True) as screen, watched_by(screen):
-        train_alone(site, settings, out, weights, say=print)
+        train_alone(site, settings, out, weights, devices=arguments.devices or AUTO, say=print)
     return _show(out)
 
 
@@ -90,6 +92,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         ("--preset", "preset"),
         ("--out", "out"),
         ("--weights", "weights"),
+        ("--devices", "devices"),
         ("key=value", "overrides"),
     ):
         if vars(arguments)[given]:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from client.alone import Stand, rounds_alone
 from client.site import TOKENS, Site, exams_of
-from client.state import PrivateState, StateError, load_private, save_state, state_before
+from client.training import Training
 from climb_model.atomic import write_text_atomic
-from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from climb_model.checkpoints import newest_checkpoint
 from climb_model.data.folders import require_split
 from climb_model.ending import write_result
-from climb_model.evaluation.labelled import LabelledExams, NoLabels, open_labelled
+from climb_model.evaluation.labelled import NoLabels, open_labelled
 from climb_model.lock import only_process
-from climb_model.model.climb import ClimbModel, build_model
-from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, read_exams
+from climb_model.model.climb import build_model
+from climb_model.prepare import read_exams
 from climb_model.progress import observer
 from climb_model.results import ALONE
-from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound, check_name, study_name
+from climb_model.runs import RunError, RunFolder, check_name, study_name
 from climb_model.scalars import ScalarBoard
-from climb_model.sharing import load_shared, private_state, shared_state
-from climb_model.training.trainer import TrainReport
-from configs.load import settings_hash
+from climb_model.training.devices import AUTO, parse_devices
 from configs.schema import Settings
 
 PLACE = "site.json"
@@ -37,81 +33,14 @@ PLACE = "site.json"
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Training:
-    """One site's training: its place, its exams, and what its rounds are measured on."""
-
-    run: RunFolder
-    site: Site
-    frozen: FrozenEncoders
-    exams: ExamSet
-    labelled: LabelledExams | None
-    notices: tuple[str, ...]
-
-    def record(
-        self, model: ClimbModel, stand: Stand, begin: float, report: TrainReport | None
-    ) -> RoundRecord:
-        """The history's line of a round, measured now."""
-        mean, aucs = None, dict[str, float | None].fromkeys(self.run.settings.evaluation.findings)
-        if self.labelled is not None:
-            mean, aucs = self.labelled.aucs(model)
-        return RoundRecord(
-            round=stand.round,
-            seconds=time.monotonic() - begin,
-            global_step=stand.global_step,
-            sites={} if report is None else {self.site.name: _site_round(report)},
-            mean_auc=mean,
-            auc=aucs,
-        )
-
-    def save(self, model: ClimbModel, stand: Stand, history: tuple[RoundRecord, ...]) -> Checkpoint:
-        """Private state first, then the checkpoint that needs it, then what can be made again from it."""
-        digest = settings_hash(self.run.settings)
-        if stand.optimizer is not None:
-            state = PrivateState(stand.round, digest, stand.optimizer, private_state(model))
-            save_state(self.site.private / self.run.study, state)
-        checkpoint = Checkpoint(
-            study=self.run.study,
-            settings=digest,
-            round=stand.round,
-            global_step=stand.global_step,
-            exams={self.site.name: self.exams.num_exams},
-            notices={self.site.name: self.notices},
-            history=history,
-            shared=shared_state(model),
-        )
-        save_checkpoint(self.run.checkpoints, checkpoint)
-        self.run.write_history(history)
-        return checkpoint
-
-    def restore(self, model: ClimbModel, checkpoint: Checkpoint) -> Stand:
-        """Put a checkpoint's weights and the private state of its round into the model.
-
-        Raises:
-            RunError: if the checkpoint is of another run.
-            StateError: if the private state is damaged or missing.
-        """
-        digest, private = settings_hash(self.run.settings), self.site.private / self.run.study
-        if (checkpoint.study, checkpoint.settings) != (self.run.study, digest):
-            raise RunError(
-                f"the checkpoint is of study '{checkpoint.study}' with settings {checkpoint.settings}, "
-                f"the run folder of '{self.run.study}' with {digest}"
-            )
-        load_shared(model, checkpoint.shared, sender="the last checkpoint")
-        kept = state_before(private, checkpoint.round + 1, digest)
-        if not checkpoint.round:
-            return Stand()
-        if kept is None or kept.round != checkpoint.round:
-            raise StateError(
-                f"{private} lacks the private state of round {checkpoint.round}, from which the training "
-                "would go on: start a new run with --out"
-            )
-        load_private(model, kept.private)
-        return Stand(round=checkpoint.round, global_step=checkpoint.global_step, optimizer=kept.optimizer)
-
-
 def train_alone(
-    data: Path, settings: Settings, out: Path, weights: Path | None = None, *, say: Say | None = None
+    data: Path,
+    settings: Settings,
+    out: Path,
+    weights: Path | None = None,
+    *,
+    devices: str = AUTO,
+    say: Say | None = None,
 ) -> dict[str, object]:
     """Train `federation.num_rounds` rounds on the site's split `train`, without a federation.
 
@@ -122,6 +51,7 @@ def train_alone(
         data: the site's folder, whose name is the site's.
         out: the run folder; it must not hold a run.
         weights: folder of the frozen encoders' model folders.
+        devices: `auto`, `cpu` or such as `cuda:0,cuda:1`.
         say: told, once, why no AUC can be measured.
 
     Returns:
@@ -129,18 +59,21 @@ def train_alone(
 
     Raises:
         RunError: if the run cannot start.
+        DeviceError: if this machine does not have the devices.
         DataError: if the exams or the encoders' weights cannot be used.
         TrainingError: if the training cannot go on.
     """
     site = read_exams(data, settings, need_reports=True, need_findings=False)
     check_name("site", site.name)
     require_split(site, "train")
+    parse_devices(devices)
     out = out.resolve()
     RunFolder.create(out, settings, study_name(out))
     place = {
         "name": site.name,
         "data": str(data.resolve()),
         "weights": str(weights.resolve()) if weights is not None else None,
+        "devices": devices,
     }
     write_text_atomic(out / PLACE, json.dumps(place, indent=2, ensure_ascii=False) + "\n")
     return resume_alone(out, say=say)
@@ -177,7 +110,7 @@ def site_of_run(run: RunFolder) -> Site:
         raise RunError(f"{run.path} holds no training of one site alone: it has no {PLACE}")
     place = json.loads(file.read_text("utf-8"))
     weights = Path(place["weights"]) if place["weights"] else None
-    return Site(place["name"], Path(place["data"]), run.site(place["name"]), weights)
+    return Site(place["name"], Path(place["data"]), run.site(place["name"]), weights, place["devices"])
 
 
 def _open(run: RunFolder, site: Site, say: Say | None) -> Training:
@@ -213,27 +146,15 @@ def _train(training: Training) -> dict[str, object]:
             training.frozen.text,
             run.settings,
             start=start,
+            devices=site.devices,
             on_step=lambda *told: watcher.site_progress(site.name, *told),
         )
         for report, stand in rounds:
-            site.say(
-                f"round {stand.round}: {report.num_steps} steps on {report.num_exams} exams, "
-                f"loss {report.loss:.4f}"
-            )
+            parts = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+            site.say(f"round {stand.round}: {report.num_steps} steps, loss {report.loss:.4f} ({parts})")
             record = training.record(model, stand, begin, report)
             checkpoint = training.save(model, stand, (*checkpoint.history, record))
             board.add(record)
             watcher.round_done(record)
             begin = time.monotonic()
     return write_result(run, checkpoint, training.frozen, training.labelled, ALONE)
-
-
-def _site_round(report: TrainReport) -> SiteRound:
-    return SiteRound(
-        exams=report.num_exams,
-        steps=report.num_steps,
-        loss=float(report.loss),
-        seconds=float(report.seconds),
-        bytes_up=0,
-        bytes_down=0,
-    )

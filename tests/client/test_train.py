@@ -268,6 +268,15 @@ def test_only_a_training_of_one_site_can_be_resumed(tmp_path: Path) -> None:
         resume_alone(tmp_path / "run")
 
 
+@pytest.mark.parametrize("devices", ["cpu:7,tpu", "cuda:99"])
+def test_devices_that_are_not_there_are_refused_before_a_run_begins(
+    devices: str, site: Path, command: Command, tmp_path: Path
+) -> None:
+    line = one_line(train(command, site, tmp_path / "run", "--devices", devices), 1)
+    assert "device" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_changed_by_hand_are_refused(site: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Kill), watched_by(Killer(1)):
