@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from climb_model.model.layers import make_layers
+from climb_model.model.layers import make_layers, run_layers
 from configs.schema import FusionConfig
 
 
@@ -21,6 +21,7 @@ class Fusion(nn.Module):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
+        self.config = config
         self.width = config.width
         self.layers = make_layers(config, causal=config.causal)
         # As large as a token: with a small one the untrained network scatters its embeddings at random,
@@ -66,4 +67,6 @@ class Fusion(nn.Module):
         Args:
             tokens, present, index: as in `forward`.
         """
-        return self.layers(tokens.masked_fill(~present[..., None], 0.0), mask=present, pos=index)
+        return run_layers(
+            self.layers, self.config, tokens.masked_fill(~present[..., None], 0.0), present, index
+        )

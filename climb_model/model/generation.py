@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from climb_model.model.fusion import Fusion
-from climb_model.model.layers import make_layers
+from climb_model.model.layers import make_layers, run_layers
 from configs.schema import FusionConfig
 
 
@@ -19,6 +19,7 @@ class ReportGenerator(nn.Module):
 
     def __init__(self, config: FusionConfig, depth: int, text_width: int) -> None:
         super().__init__()
+        self.config = config
         self.start = nn.Parameter(torch.empty(config.width).normal_())
         self.embed = nn.Linear(text_width, config.width, bias=False)
         self.layers = make_layers(config, causal=True, depth=depth, cross_attend=True)
@@ -42,13 +43,14 @@ class ReportGenerator(nn.Module):
         num_exams, num_tokens, _ = tokens.shape
         embedded = self.embed(tokens)
         start = self.start.to(embedded.dtype).expand(num_exams, 1, -1)
-        inputs = torch.cat([start, embedded.masked_fill(~present[..., None], 0.0)], dim=1)
-        states = self.layers(
-            inputs,
-            mask=torch.cat([present.new_ones(num_exams, 1), present], dim=1),
-            pos=torch.arange(num_tokens + 1, device=tokens.device).expand(num_exams, -1),
+        states = run_layers(
+            self.layers,
+            self.config,
+            torch.cat([start, embedded.masked_fill(~present[..., None], 0.0)], dim=1),
+            torch.cat([present.new_ones(num_exams, 1), present], dim=1),
+            torch.arange(num_tokens + 1, device=tokens.device).expand(num_exams, -1),
             context=image,
-            context_mask=image_present,
+            context_present=image_present,
         )
         return self.head(states)
 
@@ -56,11 +58,13 @@ class ReportGenerator(nn.Module):
 class SliceGenerator(nn.Module):
     """Causal decoder that predicts an exam's slice tokens, one by one, from the fused report.
 
-    Private to the site like `ReportGenerator`.
+    Private to the site like `ReportGenerator`. An absent slice is a zero that the later ones see: what
+    follows a gap must still be asked for.
     """
 
     def __init__(self, config: FusionConfig, depth: int) -> None:
         super().__init__()
+        self.config = config
         self.start = nn.Parameter(torch.empty(config.width).normal_())
         self.layers = make_layers(config, causal=True, depth=depth, cross_attend=True)
         self.head = nn.Linear(config.width, config.width, bias=False)
@@ -78,19 +82,21 @@ class SliceGenerator(nn.Module):
         Args:
             report: fused states of the report.
             report_present: True where a state may be attended to.
-            tokens: slice tokens; those not present are hidden.
+            tokens: slice tokens.
             present: True where a slice is present.
             positions: of the slice that each row predicts; the one before may be absent.
         """
         num_exams, num_tokens, _ = tokens.shape
         start = self.start.to(tokens.dtype).expand(num_exams, 1, -1)
         before = torch.cat([start, tokens.masked_fill(~present[..., None], 0.0)[:, :-1]], dim=1)
-        states = self.layers(
+        states = run_layers(
+            self.layers,
+            self.config,
             before + positions,
-            mask=torch.cat([present.new_ones(num_exams, 1), present[:, :-1]], dim=1),
-            pos=torch.arange(num_tokens, device=tokens.device).expand(num_exams, -1),
+            torch.ones_like(present),
+            torch.arange(num_tokens, device=tokens.device).expand(num_exams, -1),
             context=report,
-            context_mask=report_present,
+            context_present=report_present,
         )
         return self.head(states)
 
@@ -127,16 +133,18 @@ def reused_slices(
 ) -> Float[Tensor, "exam slice_token dim"]:
     """The slices from the report by the causal fusion itself, run again over `[h_t; start; h_v[:-1]]`.
 
-    Row i predicts slice i. Positions count the report's real tokens only, so padding changes nothing.
+    Row i predicts slice i; an absent slice is a zero that the later ones see. Positions count the report's
+    real tokens only, so padding changes nothing.
     """
     num_exams, num_tokens, _ = report.shape
     num_slices = image.shape[1]
     start = start_token.to(image.dtype).expand(num_exams, 1, -1)
     text_index = torch.arange(num_tokens, device=image.device).expand(num_exams, -1)
     slice_index = report_present.sum(dim=1)[:, None] + torch.arange(num_slices, device=image.device)
+    seen = image.masked_fill(~present[..., None], 0.0)[:, :-1]
     states = fusion.encode(
-        torch.cat([report, start, image[:, :-1]], dim=1),
-        torch.cat([report_present, present.new_ones(num_exams, 1), present[:, :-1]], dim=1),
+        torch.cat([report, start, seen], dim=1),
+        torch.cat([report_present, torch.ones_like(present)], dim=1),
         torch.cat([text_index, slice_index], dim=1),
     )
     return states[:, num_tokens:]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from x_transformers import Decoder, Encoder
 from x_transformers.x_transformers import AttentionLayers
 
+from climb_model.model.lean_layers import run_lean
 from configs.schema import FusionConfig
 
 
@@ -33,3 +37,57 @@ def make_layers(
         attn_dropout=config.dropout,
         ff_dropout=config.dropout,
     )
+
+
+def run_layers(
+    layers: AttentionLayers,
+    config: FusionConfig,
+    tokens: Float[Tensor, "exam token dim"],
+    present: Bool[Tensor, "exam token"],
+    index: Int[Tensor, "exam token"],
+    *,
+    context: Float[Tensor, "exam state dim"] | None = None,
+    context_present: Bool[Tensor, "exam state"] | None = None,
+) -> Float[Tensor, "exam token dim"]:
+    """States of the present tokens; the others are hidden from them, and their own rows mean nothing.
+
+    On a CPU without dropout in the leaner order of `lean_layers`, else by the library's own pass.
+
+    Args:
+        layers: as `make_layers` gave them.
+        tokens: finite, also where not present.
+        index: rotary position of each token.
+        context: what layers that cross-attend attend to.
+        context_present: True where a state of the context may be seen.
+    """
+    if tokens.device.type == "cpu" and not config.dropout:
+        mixed = torch.is_autocast_enabled("cpu")
+        return run_lean(
+            layers,
+            config,
+            tokens,
+            present,
+            index,
+            dtype=torch.get_autocast_dtype("cpu") if mixed else tokens.dtype,
+            context=context,
+            context_present=context_present,
+        )
+    return run_library(
+        layers, config, tokens, present, index, context=context, context_present=context_present
+    )
+
+
+def run_library(
+    layers: AttentionLayers,
+    config: FusionConfig,
+    tokens: Float[Tensor, "exam token dim"],
+    present: Bool[Tensor, "exam token"],
+    index: Int[Tensor, "exam token"],
+    *,
+    context: Float[Tensor, "exam state dim"] | None = None,
+    context_present: Bool[Tensor, "exam state"] | None = None,
+) -> Float[Tensor, "exam token dim"]:
+    """`run_layers` by the library's own forward pass."""
+    del config
+    extra = {} if context is None else {"context": context, "context_mask": context_present}
+    return layers(tokens, mask=present, pos=index, **extra)

@@ -35,6 +35,8 @@ class TokenizedText:
 
     pieces: tuple[int, ...]
     num_unknown: int
+    num_cut: int
+    """Pieces behind these, for which there was no room."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class ReportEncoder:
 
     def tokenize(self, text: str) -> TokenizedText:
         """Piece numbers of a text, at most `max_tokens`."""
-        pieces = self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens]
+        whole = self.tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = whole[: self.max_tokens]
         num_unknown = 0 if self.unknown is None else pieces.count(self.unknown)
-        return TokenizedText(tuple(pieces), num_unknown)
+        return TokenizedText(tuple(pieces), num_unknown, len(whole) - len(pieces))
 
     def probe(self, prompts: Sequence[str]) -> None:
         """Refuse a tokenizer that does not know the words of the prompts.
@@ -101,6 +104,13 @@ class ReportEncoder:
                     f"tokenizer of '{self.config.weights}': prompt '{prompt}' has {text.num_unknown} unknown "
                     f"tokens of {len(text.pieces)}, wanted none",
                     f"the tokenizer of '{self.config.weights}' does not know the prompts",
+                )
+            if text.num_cut:  # the prompts of two findings could be cut to one
+                raise DataError(
+                    f"tokenizer of '{self.config.weights}': prompt '{prompt}' has "
+                    f"{len(text.pieces) + text.num_cut} tokens, model.text.max_tokens leaves room for "
+                    f"{self.max_tokens}",
+                    "model.text.max_tokens leaves too little room for the prompts",
                 )
             if self.unknown is None:
                 self._probe_whole(prompt)

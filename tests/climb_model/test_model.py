@@ -175,13 +175,13 @@ def test_the_class_token_stands_right_behind_the_last_real_token(
 ) -> None:
     """The rotary position given to the class token is the number of real tokens."""
     seen: list[Tensor] = []
-    original = model.fusion.layers.forward
+    original = model.fusion.encode
 
-    def spy(x: Tensor, *, mask: Tensor, pos: Tensor) -> Tensor:
-        seen.append(pos)
-        return original(x, mask=mask, pos=pos)
+    def spy(tokens: Tensor, present: Tensor, index: Tensor) -> Tensor:
+        seen.append(index)
+        return original(tokens, present, index)
 
-    monkeypatch.setattr(model.fusion.layers, "forward", spy)
+    monkeypatch.setattr(model.fusion, "encode", spy)
     reports(model, report_batch([3, 7], 6))
     hidden = image_batch(1, 6)
     hidden.present[0, 5] = False

@@ -143,71 +143,25 @@ def plain_generators(
 def plain_slices(
     case: Any, exam: int, real: Tensor, truth: Tensor, image_states: Tensor, text_states: Tensor
 ) -> Tensor:
-    """Each present slice from the present ones before it. A slice whose predecessor is absent is asked by
-    its position alone, so every query is run by itself."""
+    """Each present slice from all before it; an absent one is a zero."""
     model = case.model
-    whole_image = torch.zeros(model.num_slice_tokens, image_states.shape[1])
     source = image_states[:-1] if model.reuses_fusion else case.batch.image.tokens[exam, real]
-    whole_image = whole_image.index_copy(0, real, source)
-    losses = []
-    for row, place in enumerate(real.tolist()):
-        before = [other for other in real.tolist() if other < place - 1]
-        if model.reuses_fusion:
-            words = len(text_states) - 1
-            query = model.start_token if place == 0 else whole_image[place - 1]
-            rows = [text_states[:-1]]
-            index = [*range(words)]
-            if place > 0:
-                rows.append(model.start_token[None])
-                index.append(words)
-            rows.append(whole_image[before])
-            index += [words + other + 1 for other in before]
-            hidden = place > 0 and not bool(case.batch.image.present[exam, place - 1])
-            predicted = last_state(
-                model.fusion.layers, torch.cat(rows), index, query, words + place, hidden=hidden
-            )
-            predicted = predicted @ model.image_head.weight.T
-        else:
-            generator, positions = model.slice_generator, model.slice_positions.weight
-            query = (generator.start if place == 0 else whole_image[place - 1]) + positions[place]
-            rows, index = [], []
-            if place > 0:
-                rows.append((generator.start + positions[0])[None])
-                index.append(0)
-            for other in before:
-                rows.append((whole_image[other] + positions[other + 1])[None])
-                index.append(other + 1)
-            hidden = place > 0 and not bool(case.batch.image.present[exam, place - 1])
-            tokens = torch.cat(rows) if rows else torch.zeros(0, len(query))
-            predicted = last_state(
-                generator.layers, tokens, index, query, place, hidden=hidden, context=text_states
-            )
-            predicted = generator.head(predicted)
-        if case.settings.objectives.image_loss == "smooth_l1":
-            wanted = (truth[row] - truth[row].mean()) / (truth[row].var(correction=0) + 1e-5).sqrt()
-            gap = (predicted - wanted).abs()
-            losses.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean())
-        else:
-            losses.append(-(truth[row].softmax(0) * predicted.log_softmax(0)).sum())
-    return torch.stack(losses)
-
-
-def last_state(
-    layers: Any,
-    tokens: Tensor,
-    index: list[int],
-    query: Tensor,
-    place: int,
-    *,
-    hidden: bool,
-    context: Tensor | None = None,
-) -> Tensor:
-    """The state of `query` behind `tokens`; hidden, it is no key, not even its own."""
-    all_tokens = torch.cat([tokens, query[None]])[None]
-    mask = torch.ones(1, all_tokens.shape[1], dtype=torch.bool)
-    mask[0, -1] = not hidden
-    extra = {} if context is None else {"context": context[None]}
-    return layers(all_tokens, mask=mask, pos=torch.tensor([[*index, place]]), **extra)[0, -1]
+    image = torch.zeros(model.num_slice_tokens, image_states.shape[1]).index_copy(0, real, source)
+    if model.reuses_fusion:
+        inputs = torch.cat([text_states[:-1], model.start_token[None], image[:-1]])
+        states = run_layers(model.fusion.layers, inputs, torch.arange(len(inputs)))
+        predicted = states[len(text_states) - 1 :] @ model.image_head.weight.T
+    else:
+        generator, positions = model.slice_generator, model.slice_positions.weight
+        inputs = torch.cat([generator.start[None], image[:-1]]) + positions[: len(image)]
+        states = run_layers(generator.layers, inputs, torch.arange(len(inputs)), text_states)
+        predicted = generator.head(states)
+    guess = predicted[real]
+    if case.settings.objectives.image_loss == "soft_cross_entropy":
+        return -(truth.softmax(1) * guess.log_softmax(1)).sum(dim=1)
+    centred = truth - truth.mean(dim=1, keepdim=True)
+    gap = (guess - centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()).abs()
+    return torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean(dim=1)
 
 
 @pytest.mark.parametrize("overrides", VARIANTS, ids=lambda overrides: " ".join(overrides) or "clip alone")
