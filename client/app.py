@@ -20,6 +20,7 @@ from climb_model.randomness import derived_seed
 from climb_model.run_config import from_run_config
 from climb_model.runs import RunError
 from climb_model.sharing import REFUSAL, SharingError, load_shared, private_state, shared_state
+from climb_model.training.batches import trainable
 from climb_model.training.devices import DeviceError, parse_devices, train_on
 from climb_model.training.trainer import TrainingError
 from configs.errors import SettingsError
@@ -51,7 +52,8 @@ def _greet(site: Site, study: str, settings: Settings, content: RecordDict) -> R
     exams, frozen = exams_of(site, settings)
     for uid, reason in exams.left_out.items():
         site.say(f"{uid} left out: {reason}")
-    site.say(f"first exchange: {exams.num_exams} training exams")
+    trainable(exams)  # too few are refused now, not in the middle of the first round
+    site.say("; ".join([f"first exchange: {exams.num_exams} training exams", *exams.notices]))
     words = ConfigRecord(
         {
             "site": site.name,

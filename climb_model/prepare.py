@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData, Volume
-from climb_model.data.folders import read_site
+from climb_model.data.folders import NO_REPORT, read_site
 from climb_model.data.sentences import split_sentences
 from climb_model.data.store import KeptTokens, build_store, open_store, store_key
 from climb_model.data.views import make_view
@@ -22,6 +23,9 @@ from configs.schema import Settings
 
 Sentences = tuple[tuple[int, ...], ...]
 """A report as piece numbers, sentence by sentence."""
+
+NO_WORD = "no word in its report"
+"""Reason of `ExamSet.left_out`."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,24 @@ def prepare(
     exams = site.of_split(split)
     kept = keep_tokens(site.name, split, exams, frozen, settings, scratch, on_exam)
     row_of = {uid: row for row, uid in enumerate(kept.index.uids)}
-    usable = [exam for exam in exams if exam.uid in row_of]
+    readable = [exam for exam in exams if exam.uid in row_of]
+    texts, notices = tokenize_reports(site.name, readable, frozen.text, settings)
+    report_of = {
+        exam.uid: text for exam, text in zip(readable, texts, strict=True) if text or exam.report is None
+    }
+    usable = [exam for exam in readable if exam.uid in report_of]
     if not usable:
         raise DataError(
             f"site '{site.name}': none of {len(exams)} exams of split '{split}' can be used",
             f"site '{site.name}' has no usable exam in split '{split}'",
         )
-    reports, notices = tokenize_reports(site.name, usable, frozen.text, settings)
-    if kept.index.left_out:
-        notices.insert(0, f"{len(kept.index.left_out)} exams with unusable volumes left out")
-    if site.left_out:
-        notices.insert(0, f"{len(site.left_out)} rows or folders left out")
+    wordless = {exam.uid: NO_WORD for exam in readable if exam.uid not in report_of}
+    reports, rows = tuple(report_of.values()), np.array([row_of[exam.uid] for exam in usable])
+    notices = [
+        *left_out_notices(site, len(kept.index.left_out), len(wordless)),
+        *set_notices(kept.present[rows], reports, settings),
+        *notices,
+    ]
     findings = settings.evaluation.findings
     labels = [[exam.findings.get(finding) for finding in findings] for exam in usable]
     return ExamSet(
@@ -117,12 +128,41 @@ def prepare(
         uids=tuple(exam.uid for exam in usable),
         patients=tuple(exam.patient for exam in usable),
         kept=kept,
-        rows=np.array([row_of[exam.uid] for exam in usable]),
+        rows=rows,
         reports=reports,
         labels=np.array(labels, dtype=np.float64).reshape(len(usable), len(findings)),
         notices=tuple(notices),
-        left_out={**site.left_out, **kept.index.left_out},
+        left_out={**site.left_out, **kept.index.left_out, **wordless},
     )
+
+
+def left_out_notices(site: SiteData, num_volumes: int, num_wordless: int) -> list[str]:
+    """What is left out and why, in counts."""
+    num_without_report = list(site.left_out.values()).count(NO_REPORT)
+    counts = {
+        "rows or folders left out": len(site.left_out) - num_without_report,
+        "exams without a report left out": num_without_report,
+        "exams with unusable volumes left out": num_volumes,
+        "exams without a word in their report left out": num_wordless,
+    }
+    return [f"{count} {fact}" for fact, count in counts.items() if count]
+
+
+def set_notices(present: np.ndarray, reports: tuple[Sentences, ...], settings: Settings) -> list[str]:
+    """What the exams that take part lack.
+
+    Args:
+        present: (exam, slice token).
+        reports: empty ones of exams that are used without.
+    """
+    notices: list[str] = []
+    sequences = present.reshape(len(present), len(settings.data.sequences), -1).any(axis=-1)
+    num_lacking = int((~sequences).any(axis=-1).sum())
+    if num_lacking:
+        notices.append(f"{num_lacking} exams lack a sequence")
+    if len(reports) > 1 and all(report and report == reports[0] for report in reports):
+        notices.append(f"{len(reports)} exams have one and the same report and nothing to contrast")
+    return notices
 
 
 def keep_tokens(
@@ -163,22 +203,23 @@ def encode_volume(volume: Volume, frozen: FrozenEncoders) -> np.ndarray:
 def tokenize_reports(
     site: str, exams: list[ExamRecord], encoder: ReportEncoder, settings: Settings
 ) -> tuple[tuple[Sentences, ...], list[str]]:
-    """Piece numbers of all reports, and what a person should know about them."""
+    """Piece numbers of all reports, and what a person should know about them.
+
+    A report longer than `max_tokens` ends before the first sentence that does not fit: a shorter one
+    behind it would stand beside what it never followed. Only a first sentence is cut inside.
+    """
     reports: list[Sentences] = []
-    num_pieces = num_unknown = num_cut = 0
+    num_pieces = num_unknown = num_cut = num_cut_inside = 0
     for exam in exams:
         sentences = [encoder.tokenize(sentence) for sentence in split_sentences(exam.report or "")]
         num_pieces += sum(len(sentence.pieces) for sentence in sentences)
         num_unknown += sum(sentence.num_unknown for sentence in sentences)
-        kept: list[tuple[int, ...]] = []
-        room = encoder.max_tokens
-        for sentence in sentences:
-            if not sentence.pieces or len(sentence.pieces) > room:
-                continue
-            kept.append(sentence.pieces)
-            room -= len(sentence.pieces)
-        num_cut += len(kept) < sum(bool(sentence.pieces) for sentence in sentences)
-        reports.append(tuple(kept))
+        sentences = [sentence for sentence in sentences if sentence.pieces]
+        ends = accumulate(len(sentence.pieces) + sentence.num_cut for sentence in sentences)
+        num_fitting = sum(end <= encoder.max_tokens for end in ends)
+        num_cut += num_fitting < len(sentences)
+        num_cut_inside += bool(sentences) and not num_fitting
+        reports.append(tuple(sentence.pieces for sentence in sentences[: max(num_fitting, 1)]))
     share = num_unknown / max(num_pieces, 1)
     if share > settings.evaluation.max_unknown_share:
         fact = (
@@ -189,4 +230,6 @@ def tokenize_reports(
     notices = [f"{num_unknown} of {num_pieces} report tokens unknown"] if num_unknown else []
     if num_cut:
         notices.append(f"{num_cut} reports longer than {encoder.max_tokens} tokens cut at a sentence")
+    if num_cut_inside:
+        notices.append(f"{num_cut_inside} of these cut inside their first sentence")
     return tuple(reports), notices

@@ -17,6 +17,7 @@ from climb_model.model.climb import ClimbModel, build_model
 from climb_model.model.language_model import LanguageModel
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
+from climb_model.training.batches import trainable
 from climb_model.training.processes import Processes
 from climb_model.training.trainer import OptimizerState, TrainingError, TrainReport, train_round
 from configs.errors import UserError
@@ -104,7 +105,7 @@ def train_on(
         finally:
             model.to("cpu")
         return report, state if devices[0].type == "cpu" else to_cpu(state)
-    batch_size = min(settings.training.batch_size, exams.num_exams)
+    batch_size = min(settings.training.batch_size, len(trainable(exams)))
     if batch_size < len(devices):
         raise TrainingError(
             f"site '{exams.site}': a batch of {batch_size} exams cannot be shared by {len(devices)} devices"

@@ -15,7 +15,7 @@ import torch
 from climb_model.model.climb import ClimbModel, ImageTokens
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
-from climb_model.training.batches import BatchPlan, plan_round, round_seed
+from climb_model.training.batches import BatchPlan, plan_round, round_seed, trainable
 from climb_model.training.processes import ALONE, Processes
 from climb_model.training.schedule import learning_rate
 from climb_model.training.step import Batch, Losses, Objectives
@@ -49,6 +49,7 @@ class TrainReport:
     """What one round of local training was."""
 
     num_exams: int
+    """Those that training can take: with a report."""
     num_steps: int
     loss: float
     """Mean over the round's steps of the objectives' weighted sum."""
@@ -135,7 +136,7 @@ def train_round(
             if on_step is not None:
                 on_step(step, len(plans), loss)
     report = TrainReport(
-        num_exams=exams.num_exams,
+        num_exams=len(trainable(exams)),
         num_steps=len(plans),
         loss=sum(losses.total.item() for losses in told) / len(told),
         losses=mean_losses(told, settings),

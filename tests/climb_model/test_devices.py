@@ -127,6 +127,22 @@ def test_a_batch_smaller_than_the_devices_is_refused(make_exams: MakeExams) -> N
         )
 
 
+def test_exams_without_a_report_do_not_count_for_the_devices(make_exams: MakeExams) -> None:
+    settings = load_settings("debug", ["training.batch_size=4"])
+    sentences = (((10,),), (), ((11,),), (), (), ())
+    with pytest.raises(TrainingError, match="site 'A': a batch of 2 exams cannot be shared by 3 devices"):
+        train_on(
+            (CPU,) * 3,
+            build_model(settings),
+            None,
+            make_exams(6, reports=sentences),
+            load_text(settings.model.text, None),
+            settings,
+            round=1,
+            global_step=0,
+        )
+
+
 def test_a_fault_in_one_process_comes_back_as_its_line(make_exams: MakeExams) -> None:
     settings = load_settings("debug", ["training.num_threads=1"])
     model = build_model(settings)

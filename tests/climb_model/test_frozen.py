@@ -117,6 +117,15 @@ def test_a_prompt_with_unknown_words_is_refused_naming_the_prompt() -> None:
         FrozenEncoders.load(debug("evaluation.findings=[Zyste, Ωλξ]"))
 
 
+def test_a_prompt_without_room_is_refused_naming_the_prompt() -> None:
+    """Cut, it would be the prompt of another finding."""
+    line = r"prompt 'Duktales Karzinom in situ\.' has 6 tokens, model\.text\.max_tokens leaves room for 4$"
+    with pytest.raises(DataError, match=line):
+        FrozenEncoders.load(
+            debug("model.text.max_tokens=4", "evaluation.findings=[Duktales Karzinom in situ]")
+        )
+
+
 def test_no_weights_folder_falls_back_to_another_encoder(tmp_path: Path) -> None:
     """Each name is asked for by name; the builtin ones never stand in."""
     line = refusal(debug("model.vision.weights=facebook/dinov2-small"), tmp_path)

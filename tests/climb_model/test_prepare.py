@@ -69,6 +69,41 @@ def test_a_long_report_is_cut_at_a_sentence(frozen: FrozenEncoders) -> None:
     assert notices == [f"1 reports longer than {3 * one + one // 2} tokens cut at a sentence"]
 
 
+def test_no_sentence_is_kept_behind_the_first_that_does_not_fit(frozen: FrozenEncoders) -> None:
+    """A short sentence after it would fit, and would leave a hole in the middle of the report."""
+    text = "Keine Zyste. Kein Nachweis eines Karzinoms der linken Mamma. Keine Zyste."
+    short, long, _ = (frozen.text.tokenize(sentence).pieces for sentence in split_sentences(text))
+    room = 2 * len(short) + 1
+    assert len(long) > len(short) + 1
+    (report,), notices = tokenized(encoder_of(frozen, room), text)
+    assert report == (short,)
+    assert notices == [f"1 reports longer than {room} tokens cut at a sentence"]
+
+
+def test_a_first_sentence_longer_than_the_limit_is_cut_inside_and_told(frozen: FrozenEncoders) -> None:
+    ((whole, _),), _ = tokenized(frozen.text, KNOWN)
+    (report, other), notices = tokenized(encoder_of(frozen, len(whole) - 1), KNOWN, "Zyste.")
+    assert report == (whole[:-1],)
+    assert len(other) == 1
+    assert notices == [
+        f"1 reports longer than {len(whole) - 1} tokens cut at a sentence",
+        "1 of these cut inside their first sentence",
+    ]
+
+
+def test_what_was_left_out_is_told_by_its_kind_without_a_name(
+    make_site: Callable[..., Path], tmp_path: Path, frozen: FrozenEncoders
+) -> None:
+    folder = make_site(tmp_path, "PAT", exams=8)
+    table = folder / "metadata_unilateral" / "reports.csv"
+    lines = table.read_text("utf-8").splitlines()
+    table.write_text("\n".join([lines[0], *lines[3:]]), "utf-8")  # the first patient has no reports
+    (folder / "data_unilateral" / "STRAY_left").mkdir()
+    exam_set = prepare(site(folder), "train", frozen, debug(), tmp_path / "scratch")
+    assert exam_set.num_exams == 4
+    assert exam_set.notices == ("1 rows or folders left out", "2 exams without a report left out")
+
+
 def test_a_report_that_just_fits_is_not_cut(frozen: FrozenEncoders) -> None:
     (whole,), _ = tokenized(frozen.text, KNOWN)
     (report,), notices = tokenized(encoder_of(frozen, sum(map(len, whole))), KNOWN)
