@@ -24,6 +24,7 @@ from climb_model.progress import observer
 from climb_model.results import ALONE
 from climb_model.runs import RunError, RunFolder, check_name, study_name
 from climb_model.scalars import ScalarBoard
+from climb_model.training.batches import trainable
 from climb_model.training.devices import AUTO, parse_devices
 from configs.schema import Settings
 
@@ -117,6 +118,7 @@ def _open(run: RunFolder, site: Site, say: Say | None) -> Training:
     exams, frozen = exams_of(site, run.settings)
     for uid, reason in exams.left_out.items():
         site.say(f"{uid} left out: {reason}")
+    trainable(exams)  # too few are refused before a round is written
     try:
         labelled = open_labelled(site.data, run.settings, frozen, site.private / TOKENS, name=site.name)
     except NoLabels as error:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from client.train import resume_alone, train_alone
+from climb_model.data.exam import DataError
 from climb_model.progress import Silent, watched_by
 from climb_model.runs import RoundRecord, RunFolder
 from climb_model.training.trainer import TrainingError
@@ -72,6 +73,26 @@ def test_a_loss_that_is_not_finite_leaves_as_site_round_and_step(hospital: Any) 
     told = refusal(hospital.train())
     assert told == "site 'H': loss nan and gradient norm nan at round 1, step 1; wanted finite numbers"
     assert not (hospital.private / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "overrides", "line"),
+    [
+        ("reports", (), "site 'KLINIK': 2 patients or more with a report wanted, got 1"),
+        ("", ("evaluation.findings=[Zyste, Ωλξ]",), "tokenizer of 'builtin:german': prompt 'Ωλξ.' has 1 unknown"),
+    ],
+)
+def test_a_site_alone_is_refused_before_a_round_is_written(
+    make_site: Callable[..., Path], tmp_path: Path, spoilt: str, overrides: tuple[str, ...], line: str
+) -> None:
+    site, out = make_site(tmp_path / "data", "KLINIK", exams=8), tmp_path / "run"
+    if spoilt:
+        rewrite_reports(site, lambda number, text: text if number < 2 else "")
+    with pytest.raises(DataError) as caught:
+        train_alone(site, load_settings("debug", [*TINY, *overrides]), out)
+    assert str(caught.value).startswith(line)
+    assert not (out / "checkpoints").exists()
+    assert spoilt or not list(out.rglob("tokens"))  # a prompt is refused before any image is read
 
 
 class Spoiler(Silent):

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,6 +116,28 @@ def test_a_bert_tokenizer_without_the_signs_around_a_text_is_refused() -> None:
 def test_a_prompt_with_unknown_words_is_refused_naming_the_prompt() -> None:
     with pytest.raises(DataError, match=r"prompt 'Ωλξ\.' has \d+ unknown tokens of \d+, wanted none"):
         FrozenEncoders.load(debug("evaluation.findings=[Zyste, Ωλξ]"))
+
+
+class TinyBert(torch.nn.Module):
+    """Takes as many pieces as it has positions, as a BERT does."""
+
+    def __init__(self, num_positions: int) -> None:
+        super().__init__()
+        self.positions = torch.nn.Embedding(num_positions, 64)
+
+    def forward(self, *, input_ids: torch.Tensor) -> SimpleNamespace:
+        """The positions alone."""
+        return SimpleNamespace(last_hidden_state=self.positions(torch.arange(input_ids.shape[1]))[None])
+
+
+def test_a_whole_bert_leaves_room_for_the_signs_around_a_text() -> None:
+    tables = load_text(debug().model.text, None)
+    bert = TinyBert(12)
+    whole = ReportEncoder(tables.config, tables.tokenizer, tables.words, tables.positions[:12], bert, "tiny")
+    text = whole.tokenize("Zyste " * 20)
+    assert (len(text.pieces), text.num_cut) == (whole.max_tokens, 10)
+    assert whole.max_tokens == 10
+    assert torch.equal(whole.vectors(text.pieces), bert.positions.weight[1:-1])
 
 
 def test_a_prompt_without_room_is_refused_naming_the_prompt() -> None:

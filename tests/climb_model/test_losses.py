@@ -122,6 +122,22 @@ def test_gradients_are_finite_where_all_pairs_but_the_own_one_are_excluded(log_s
     assert image.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("log_scale", [0.0, math.log(100.0)])
+def test_a_batch_of_one_text_has_only_positives_and_draws_the_images_to_it_evenly(log_scale: float) -> None:
+    image = unit(5, 1).requires_grad_()
+    text = unit(1, 2).requires_grad_()
+    scale = torch.tensor(log_scale, requires_grad=True)
+    every = torch.ones(5, 1, dtype=torch.bool)
+    loss = contrastive_loss(image, text, scale, every, every)
+    assert loss.item() > math.log(5) / 2  # image to text costs nothing, text to image at least log(5)
+    loss.backward()
+    for value in (image, text, scale):
+        assert value.grad is not None
+        assert torch.isfinite(value.grad).all()
+    alike = image.detach()[:1].expand(5, -1)
+    assert contrastive_loss(alike, text, scale, every, every).item() == pytest.approx(math.log(5) / 2)
+
+
 @pytest.mark.parametrize("num_exams", [0, 1])
 def test_fewer_than_two_exams_are_refused(num_exams: int) -> None:
     vectors = torch.ones(num_exams, 3)
