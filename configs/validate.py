@@ -121,6 +121,7 @@ def _hub_name(key: str, value: str, forms: str = " or a folder's name") -> Itera
 def _vision(vision: VisionConfig) -> Iterator[Problem]:
     yield from _weights_name("model.vision.weights", vision.weights, BUILTIN_FILTERS)
     yield from _at_least("model.vision.width", vision.width, 1)
+    yield from _one_of("model.vision.precision", vision.precision, PRECISIONS)
 
 
 def _text(text: TextConfig) -> Iterator[Problem]:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from climb_model.data.exam import DataError
 from climb_model.model.filters import FilterBank
+from climb_model.model.lean_vision import CHUNK, LeanDino, can_be_lean
 from climb_model.model.weights import fingerprint, load_failure, show_loading_bars, weights_source
 from configs.schema import BUILTIN_FILTERS, DataConfig, VisionConfig
 
 DINO_FILES = ("config.json", "model.safetensors")
-CHUNK = 8
-"""Slices encoded at once; small chunks stay in the cache."""
 
 
 @runtime_checkable
@@ -62,8 +61,12 @@ class DinoEncoder:
         self.model = model.eval().requires_grad_(False)
         self.patch = int(model.config.patch_size)
         self.fingerprint = fingerprint(
-            self.model.state_dict(), {"encoder": "dinov2", "channels": 3, "compute": "float32"}
+            self.model.state_dict(), {"encoder": "dinov2", "channels": 3, "compute": config.precision}
         )
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.lean = LeanDino(self.model, dtype) if can_be_lean(model.config) else None
+        if self.lean is None:
+            self.model.to(dtype)
 
     @torch.inference_mode()
     def __call__(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
@@ -72,11 +75,16 @@ class DinoEncoder:
                 f"DINOv2 wants rows and columns that are multiples of {self.patch}, "
                 f"got {tuple(slices.shape[1:])}"
             )
+        return self.by_library(slices) if self.lean is None else self.lean(slices)
+
+    @torch.inference_mode()
+    def by_library(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
+        """The tokens by transformers' own forward pass."""
         tokens = [
-            self.model(chunk[:, None].expand(-1, 3, -1, -1)).last_hidden_state[:, 0]
+            self.model(chunk[:, None].expand(-1, 3, -1, -1).to(self.model.dtype)).last_hidden_state[:, 0]
             for chunk in slices.split(CHUNK)
         ]
-        return torch.cat(tokens)
+        return torch.cat(tokens).float()
 
 
 class FilterEncoder:
