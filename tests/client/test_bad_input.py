@@ -79,7 +79,7 @@ def test_a_loss_that_is_not_finite_leaves_as_site_round_and_step(hospital: Any) 
     ("spoilt", "overrides", "line"),
     [
         ("reports", (), "site 'KLINIK': 2 patients or more with a report wanted, got 1"),
-        ("", ("evaluation.findings=[Zyste, Ωλξ]",), "tokenizer of 'builtin:german': prompt 'Ωλξ.' has 1 unknown"),
+        ("", ("evaluation.findings=[Zyste, Ωλξ]",), "tokenizer of 'builtin:german': prompt 'Ωλξ.' has 1"),
     ],
 )
 def test_a_site_alone_is_refused_before_a_round_is_written(
