@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # pytest's exit code when no test has the mark.
 NONE_FOUND := 5
 
-.PHONY: demo test test-long test-deploy lint
+.PHONY: demo test test-long test-deploy bench lint
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -23,6 +23,9 @@ test-long: $(READY)
 
 test-deploy: $(READY)
 	$(TEST_ENV) $(BIN)/pytest -q -m deploy || test $$? -eq $(NONE_FOUND)
+
+bench: $(READY)
+	$(TEST_ENV) $(BIN)/python benchmarks/bench.py --out runs/bench
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

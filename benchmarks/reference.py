@@ -83,19 +83,12 @@ def training_loss(
 
 @torch.no_grad()
 def diagnose(
-    model: ClimbModel,
-    settings: Settings,
-    reports: ReportEncoder,
-    encoder: nn.Module,
-    slices: Tensor,
-    pair: tuple[str, str],
+    model: ClimbModel, settings: Settings, reports: ReportEncoder, image: ImageTokens, pair: tuple[str, str]
 ) -> Tensor:
-    """Probability of one finding in one exam: the exam and both prompts encoded for this one question."""
-    precision = settings.training.precision
-    tokens = encode_slices(encoder, slices, precision)[None]
-    with autocast(precision):
-        image = model.embed_image(ImageTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)))
+    """Probability of one finding in the first exam: image and both prompts embedded for this one question."""
+    with autocast(settings.training.precision):
+        exam = model.embed_image(image[:1])
         texts = [reports.tokenize(prompt).pieces for prompt in pair]
         vectors = model.embed_report(padded(reports, texts)).vectors
-    margins = model.log_scale.exp() * image.vectors @ vectors.T
+    margins = model.log_scale.exp() * exam.vectors @ vectors.T
     return margins.softmax(dim=-1)[0, 0]

@@ -59,7 +59,7 @@ def image_vectors(model: ClimbModel, exams: ExamSet) -> Float[Tensor, "exam dim"
     rows = np.arange(exams.num_exams)
     return torch.cat(
         [
-            model.embed_image(exams.images(rows[first : first + CHUNK])).vectors
+            model.embed_image(exams.images(rows[first : first + CHUNK]), all_states=False).vectors
             for first in range(0, len(rows), CHUNK)
         ]
     )
@@ -70,9 +70,11 @@ def prompt_vectors(
 ) -> tuple[Float[Tensor, "finding dim"], Float[Tensor, "finding dim"]]:
     """Unit vectors of 'present' and 'absent' for every finding."""
     pairs = zero_shot_prompts(settings)
-    vectors: list[Tensor] = []
-    for side in (0, 1):
-        texts = [reports.tokenize(prompt).pieces for pair in pairs for prompt in pair[side]]
-        wordings = embed_texts(model, reports, texts).view(len(pairs), -1, model.fusion.width)
-        vectors.append(F.normalize(wordings.mean(dim=1), dim=-1))
-    return vectors[0], vectors[1]
+    sides = [[prompt for pair in pairs for prompt in pair[side]] for side in (0, 1)]
+    texts = [reports.tokenize(prompt).pieces for side in sides for prompt in side]
+    found = embed_texts(model, reports, texts).split([len(side) for side in sides])
+    positive, negative = (
+        F.normalize(wordings.view(len(pairs), -1, model.fusion.width).mean(dim=1), dim=-1)
+        for wordings in found
+    )
+    return positive, negative

@@ -55,8 +55,8 @@ class Embeddings:
     """One modality of a batch after fusion; the states feed the generators."""
 
     vectors: Float[Tensor, "exam dim"]
-    states: Float[Tensor, "exam token dim"]
-    """The class token's last."""
+    states: Float[Tensor, "exam state dim"]
+    """Of all tokens, the class token's last; or its alone."""
 
     def __getitem__(self, exams: list[int]) -> Embeddings:
         """Some of the exams."""
@@ -101,8 +101,12 @@ class ClimbModel(nn.Module):
         """The frozen model in the place of the fusion's layers."""
         return self.fusion.frozen if isinstance(self.fusion, LanguageModelFusion) else None
 
-    def embed_image(self, image: ImageTokens) -> Embeddings:
-        """Embed slice tokens. Absent slices are hidden and keep their index."""
+    def embed_image(self, image: ImageTokens, *, all_states: bool = True) -> Embeddings:
+        """Embed slice tokens. Absent slices are hidden and keep their index.
+
+        Args:
+            all_states: False gives the class token's state alone, for less work.
+        """
         num_exams, num_tokens, _ = image.tokens.shape
         if num_tokens != self.num_slice_tokens:
             raise ValueError(
@@ -117,11 +121,16 @@ class ClimbModel(nn.Module):
             image.present,
             index.expand(num_exams, -1),
             index.new_full((num_exams,), num_tokens),
+            all_states=all_states,
         )
         return Embeddings(vectors, states)
 
-    def embed_report(self, report: ReportTokens) -> Embeddings:
-        """Embed report tokens; the class token takes the position behind the last real one."""
+    def embed_report(self, report: ReportTokens, *, all_states: bool = True) -> Embeddings:
+        """Embed report tokens; the class token takes the position behind the last real one.
+
+        Args:
+            all_states: as in `embed_image`.
+        """
         num_exams, num_tokens, _ = report.tokens.shape
         index = torch.arange(num_tokens, device=report.tokens.device)
         own_words = isinstance(self.fusion, LanguageModelFusion)
@@ -130,6 +139,7 @@ class ClimbModel(nn.Module):
             report.present,
             index.expand(num_exams, -1),
             report.present.sum(dim=1),
+            all_states=all_states,
         )
         return Embeddings(vectors, states)
 

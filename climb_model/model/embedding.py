@@ -25,7 +25,7 @@ def embed_texts(
     """
     different = by_length(texts)
     vectors = [
-        model.embed_report(reports.batch(different[first : first + CHUNK])).vectors
+        model.embed_report(reports.batch(different[first : first + CHUNK]), all_states=False).vectors
         for first in range(0, len(different), CHUNK)
     ]
     return torch.cat(vectors)[rows_of(texts, different)]

@@ -35,7 +35,9 @@ class Fusion(nn.Module):
         present: Bool[Tensor, "exam token"],
         index: Int[Tensor, "exam token"],
         class_index: Int[Tensor, " exam"],
-    ) -> tuple[Float[Tensor, "exam dim"], Float[Tensor, "exam token+1 dim"]]:
+        *,
+        all_states: bool = True,
+    ) -> tuple[Float[Tensor, "exam dim"], Float[Tensor, "exam state dim"]]:
         """Fuse one modality's tokens.
 
         Args:
@@ -43,6 +45,7 @@ class Fusion(nn.Module):
             present: True where a token is real.
             index: rotary position of each token, unchanged by masking.
             class_index: rotary position of the class token.
+            all_states: False gives the class token's state alone, for less work.
 
         Returns:
             Unit-length embeddings, and the states of all tokens with the class token last.
@@ -53,6 +56,7 @@ class Fusion(nn.Module):
             torch.cat([tokens, class_token], dim=1),
             torch.cat([present, present.new_ones(num_exams, 1)], dim=1),
             torch.cat([index, class_index[:, None]], dim=1),
+            last_only=not all_states,
         )
         return F.normalize(self.projection(states[:, -1]).float(), dim=-1), states
 
@@ -61,12 +65,13 @@ class Fusion(nn.Module):
         tokens: Float[Tensor, "exam token dim"],
         present: Bool[Tensor, "exam token"],
         index: Int[Tensor, "exam token"],
-    ) -> Float[Tensor, "exam token dim"]:
-        """States of all tokens; tokens not present are hidden from the others.
+        *,
+        last_only: bool = False,
+    ) -> Float[Tensor, "exam row dim"]:
+        """States of all tokens, or of the last one; tokens not present are hidden from the others.
 
         Args:
             tokens, present, index: as in `forward`.
         """
-        return run_layers(
-            self.layers, self.config, tokens.masked_fill(~present[..., None], 0.0), present, index
-        )
+        tokens = tokens.masked_fill(~present[..., None], 0.0)
+        return run_layers(self.layers, self.config, tokens, present, index, last_only=last_only)

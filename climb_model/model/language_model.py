@@ -95,7 +95,9 @@ class LanguageModelFusion(nn.Module):
         present: Bool[Tensor, "exam token"],
         index: Int[Tensor, "exam token"],
         class_index: Int[Tensor, " exam"],
-    ) -> tuple[Float[Tensor, "exam dim"], Float[Tensor, "exam token+1 dim"]]:
+        *,
+        all_states: bool = True,
+    ) -> tuple[Float[Tensor, "exam dim"], Float[Tensor, "exam state dim"]]:
         """Fuse one modality's tokens.
 
         Args:
@@ -103,6 +105,7 @@ class LanguageModelFusion(nn.Module):
             present: True where a token is real.
             index: rotary position of each token, unchanged by masking.
             class_index: rotary position of the class token.
+            all_states: False gives the class token's state alone.
 
         Returns:
             Unit-length embeddings, and the states of all tokens in the fusion's width, the class
@@ -123,7 +126,8 @@ class LanguageModelFusion(nn.Module):
             position_ids=torch.take_along_dim(positions, order, dim=1),
             use_cache=False,
         ).last_hidden_state
-        states = self.outward(torch.take_along_dim(hidden, order.argsort(dim=1)[..., None], dim=1))
+        hidden = torch.take_along_dim(hidden, order.argsort(dim=1)[..., None], dim=1)
+        states = self.outward(hidden if all_states else hidden[:, -1:])
         return F.normalize(self.projection(states[:, -1]).float(), dim=-1), states
 
 

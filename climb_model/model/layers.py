@@ -48,7 +48,8 @@ def run_layers(
     *,
     context: Float[Tensor, "exam state dim"] | None = None,
     context_present: Bool[Tensor, "exam state"] | None = None,
-) -> Float[Tensor, "exam token dim"]:
+    last_only: bool = False,
+) -> Float[Tensor, "exam row dim"]:
     """States of the present tokens; the others are hidden from them, and their own rows mean nothing.
 
     On a CPU without dropout in the leaner order of `lean_layers`, else by the library's own pass.
@@ -59,6 +60,7 @@ def run_layers(
         index: rotary position of each token.
         context: what layers that cross-attend attend to.
         context_present: True where a state of the context may be seen.
+        last_only: give the last token's state alone.
     """
     if tokens.device.type == "cpu" and not config.dropout:
         mixed = torch.is_autocast_enabled("cpu")
@@ -71,9 +73,17 @@ def run_layers(
             dtype=torch.get_autocast_dtype("cpu") if mixed else tokens.dtype,
             context=context,
             context_present=context_present,
+            last_only=last_only,
         )
     return run_library(
-        layers, config, tokens, present, index, context=context, context_present=context_present
+        layers,
+        config,
+        tokens,
+        present,
+        index,
+        context=context,
+        context_present=context_present,
+        last_only=last_only,
     )
 
 
@@ -86,8 +96,10 @@ def run_library(
     *,
     context: Float[Tensor, "exam state dim"] | None = None,
     context_present: Bool[Tensor, "exam state"] | None = None,
-) -> Float[Tensor, "exam token dim"]:
+    last_only: bool = False,
+) -> Float[Tensor, "exam row dim"]:
     """`run_layers` by the library's own forward pass."""
     del config
     extra = {} if context is None else {"context": context, "context_mask": context_present}
-    return layers(tokens, mask=present, pos=index, **extra)
+    states = layers(tokens, mask=present, pos=index, **extra)
+    return states[:, -1:] if last_only else states

@@ -32,13 +32,15 @@ def run_lean(
     dtype: torch.dtype,
     context: Float[Tensor, "exam state dim"] | None = None,
     context_present: Bool[Tensor, "exam state"] | None = None,
-) -> Float[Tensor, "exam token dim"]:
+    last_only: bool = False,
+) -> Float[Tensor, "exam row dim"]:
     """`layers(tokens, mask=present, pos=index, context=context, context_mask=context_present)`.
 
     Equal wherever a token is present; the rows of the others are only finite.
 
     Args:
         dtype: of the matrix products; residuals, norms and softmax are float32 in any case.
+        last_only: give the last token's state alone; the last layer then computes nothing for the others.
 
     Returns:
         The states, float32.
@@ -54,10 +56,14 @@ def run_lean(
     states = tokens.float()
     kinds: Any = layers.layer_types
     modules: Any = layers.layers
-    for kind, (norms, block, _) in zip(kinds, modules, strict=True):
+    last_layer = len(kinds) - kinds[::-1].index("a") - 1
+    for number, (kind, (norms, block, _)) in enumerate(zip(kinds, modules, strict=True)):
         gain = norms[0].gamma + 1.0
         normed = F.layer_norm(states, states.shape[-1:], gain).to(dtype)
-        if kind == "a":
+        if last_only and number == last_layer:
+            states = states[:, -1:]
+            mixed = last_attention(block, config, order, normed, turn, own_mask)
+        elif kind == "a":
             mixed = self_attention(block, config, order, normed, turn, own_mask)
         elif kind == "c":
             assert context is not None
@@ -107,6 +113,26 @@ def self_attention(
     weight = _FusedWeight.apply(block.to_q.weight, block.to_k.weight, block.to_v.weight, order, dtype)
     heads = F.linear(normed, weight).unflatten(-1, (3, config.heads, config.head_width))
     mixed = _SelfAttention.apply(heads, *turn, mask)
+    return F.linear(mixed.flatten(2), block.to_out.weight.to(dtype))
+
+
+def last_attention(
+    block: Any,
+    config: FusionConfig,
+    order: Int[Tensor, " heads_width"],
+    normed: Float[Tensor, "exam token dim"],
+    turn: tuple[Tensor, Tensor],
+    mask: Tensor | None,
+) -> Float[Tensor, "exam 1 dim"]:
+    """`self_attention` of the last token only."""
+    dtype, shape = normed.dtype, (config.heads, config.head_width)
+    cos, sin = (wave.transpose(1, 2) for wave in turn)  # (exam, token, 1, pair)
+    query = F.linear(normed[:, -1:], block.to_q.weight[order].to(dtype)).unflatten(-1, shape)
+    both = torch.cat([block.to_k.weight[order], block.to_v.weight]).to(dtype)
+    key, value = F.linear(normed, both).unflatten(-1, (2, *shape)).unbind(2)
+    turned = torch.stack([rotate(key, cos, sin), value], dim=2)
+    mask = None if mask is None else mask[:, :, -1:]
+    mixed = _CrossAttention.apply(rotate(query, cos[:, -1:], sin[:, -1:]), turned, mask)
     return F.linear(mixed.flatten(2), block.to_out.weight.to(dtype))
 
 

@@ -85,6 +85,7 @@ class Objectives:
         self.dtype = torch.bfloat16 if settings.training.precision == "bfloat16" else torch.float32
         weights = settings.objectives
         self.generates = bool(weights.coca or weights.inverse_coca)
+        self.reads_images = bool(weights.coca or (weights.inverse_coca and model.reuses_fusion))
         self.reads_reports = bool(weights.inverse_coca or (weights.coca and model.reuses_fusion))
         self.table = output_table(reports.words.to(self.device), self.dtype) if weights.coca else None
 
@@ -175,10 +176,10 @@ class Objectives:
         image_tokens = batch.image[plan.exams].to(self.device) if plan.exams else None
         text_tokens = self.reports.batch(plan.texts).to(self.device) if plan.texts else None
         if image_tokens is not None:
-            image = model.embed_image(image_tokens)
+            image = model.embed_image(image_tokens, all_states=self.reads_images)
             vectors.append(image.vectors)
         if text_tokens is not None:
-            texts = model.embed_report(text_tokens)
+            texts = model.embed_report(text_tokens, all_states=self.reads_reports)
             vectors.append(texts.vectors)
 
         def own_loss() -> Tensor | None:

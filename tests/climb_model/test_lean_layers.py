@@ -107,6 +107,24 @@ def test_without_absent_tokens_it_is_the_librarys_too(causal: bool) -> None:
     assert relative(case.lean()[0], case.library()[0]) < CLOSE
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+def test_the_last_state_alone_is_the_last_of_all_with_the_same_gradients(causal: bool) -> None:
+    case = make_case("published", causal=causal, cross=False)
+    case.present[:, -1] = True
+    found = []
+    for last_only in (False, True):
+        case.layers.zero_grad()
+        inputs = case.tokens.clone().requires_grad_()
+        states = run_layers(case.layers, case.config, inputs, case.present, case.index, last_only=last_only)
+        assert states.shape[1] == (1 if last_only else case.tokens.shape[1])
+        (states[:, -1] ** 3).sum().backward()
+        gradients = {name: value.grad.clone() for name, value in case.layers.named_parameters()}
+        found.append((states[:, -1].detach(), {**gradients, "tokens": inputs.grad}))
+    assert relative(found[1][0], found[0][0]) < CLOSE
+    for name, value in found[0][1].items():
+        assert relative(found[1][1][name], value) < CLOSE, name
+
+
 def test_bfloat16_is_near_float32_in_states_and_gradients() -> None:
     case = make_case("published", causal=False, cross=True)
     states, gradients = case.lean(torch.bfloat16)

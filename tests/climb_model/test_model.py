@@ -177,9 +177,9 @@ def test_the_class_token_stands_right_behind_the_last_real_token(
     seen: list[Tensor] = []
     original = model.fusion.encode
 
-    def spy(tokens: Tensor, present: Tensor, index: Tensor) -> Tensor:
+    def spy(tokens: Tensor, present: Tensor, index: Tensor, **rest: bool) -> Tensor:
         seen.append(index)
-        return original(tokens, present, index)
+        return original(tokens, present, index, **rest)
 
     monkeypatch.setattr(model.fusion, "encode", spy)
     reports(model, report_batch([3, 7], 6))

@@ -72,7 +72,7 @@ def test_an_image_at_the_positive_prompt_scores_high(
     positive, negative = prompt_vectors(model, reports, debug())
     images = torch.stack([positive[0], negative[0], positive[1], negative[1]])
     monkeypatch.setattr(
-        ClimbModel, "embed_image", lambda *_: type("Found", (), {"vectors": images})(), raising=True
+        ClimbModel, "embed_image", lambda *_, **__: type("Found", (), {"vectors": images})(), raising=True
     )
     scores = zero_shot(model, make_exams(4), reports, debug()).scores
     assert scores[0, 0] > 0.5 > scores[1, 0]
