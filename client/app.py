@@ -10,10 +10,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.site import PolicyError, Site, SiteError, exams_of, local_settings, screen, site_of
+from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
 from client.state import PrivateState, StateError, load_private, save_state, state_before
 from climb_model.data.exam import DataError
-from climb_model.encoders import frozen_encoders
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed
@@ -70,7 +69,7 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
     local = local_settings(site, settings)
     arrays = content["arrays"]
     assert isinstance(arrays, ArrayRecord), "a training message carries the shared tensors"
-    frozen = frozen_encoders(settings, site.weights)
+    frozen = encoders_of(site, settings)
     model = build_model(settings, frozen.language_model)
     kept = state_before(site.private / study, round, settings_hash(settings))
     if kept is not None:

@@ -21,6 +21,7 @@ from climb_model.prepare import prepare, read_exams
 from climb_model.progress import observer
 from climb_model.results import NOT_A_DEVICE, printable
 from climb_model.trained import check_fingerprint, read_trained
+from climb_model.training.devices import AUTO, parse_devices
 from configs.errors import UserError
 from configs.schema import Settings
 
@@ -107,7 +108,7 @@ def similar(
         told = read_exams(data, settings, need_reports=True, need_findings=False)
         reports = {exam.uid: exam.report or "" for exam in told.exams}
     torch.set_num_threads(settings.training.num_threads)
-    frozen = FrozenEncoders.load(settings, weights)
+    frozen = FrozenEncoders.load(settings, weights, parse_devices(AUTO)[0])
     check_fingerprint(trained.fingerprint, frozen.fingerprint)
     needed = [split for split in SPLITS if split in splits or split == asked.split]
     with tempfile.TemporaryDirectory(prefix="climb-similar-") as passing:

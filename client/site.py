@@ -16,7 +16,7 @@ from climb_model.model.frozen import FrozenEncoders
 from climb_model.prepare import ExamSet, prepare, read_exams
 from climb_model.progress import observer
 from climb_model.runs import check_name
-from climb_model.training.devices import AUTO
+from climb_model.training.devices import AUTO, parse_devices
 from configs.errors import UserError
 from configs.schema import Settings
 
@@ -107,13 +107,23 @@ def local_settings(site: Site, settings: Settings) -> Settings:
     return replace(settings, training=replace(settings.training, chunk_size=site.chunk_size))
 
 
+def encoders_of(site: Site, settings: Settings) -> FrozenEncoders:
+    """The study's frozen encoders, on the site's first device.
+
+    Raises:
+        DataError: if their weights cannot be used.
+        DeviceError: if this machine does not have the site's devices.
+    """
+    return frozen_encoders(settings, site.weights, parse_devices(site.devices)[0])
+
+
 def exams_of(site: Site, settings: Settings) -> tuple[ExamSet, FrozenEncoders]:
     """The site's training exams, with slice tokens from its private folder, and the frozen encoders.
 
     Raises:
         DataError: if the exams or the encoders' weights cannot be used.
     """
-    frozen = frozen_encoders(settings, site.weights)
+    frozen = encoders_of(site, settings)
     data = read_exams(site.data, settings, site.name, need_reports=True, need_findings=False)
     watcher = observer()
     exams = prepare(

@@ -7,6 +7,7 @@ from pathlib import Path
 from climb_model.encoders import frozen_encoders
 from climb_model.evaluation.labelled import LabelledExams, open_labelled
 from climb_model.runs import RunFolder
+from climb_model.training.devices import AUTO, parse_devices
 
 
 def open_central(run: RunFolder, data: Path, weights: Path | None) -> LabelledExams:
@@ -16,4 +17,5 @@ def open_central(run: RunFolder, data: Path, weights: Path | None) -> LabelledEx
         DataError: if no exam can be used or a frozen encoder cannot be loaded.
     """
     settings = run.settings
-    return open_labelled(data, settings, frozen_encoders(settings, weights), run.central)
+    frozen = frozen_encoders(settings, weights, parse_devices(AUTO)[0])
+    return open_labelled(data, settings, frozen, run.central)

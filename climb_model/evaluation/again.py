@@ -17,6 +17,7 @@ from climb_model.model.frozen import FrozenEncoders
 from climb_model.prepare import ExamSet
 from climb_model.runs import RunFolder
 from climb_model.trained import check_fingerprint, read_trained
+from climb_model.training.devices import AUTO, parse_devices
 from configs.load import settings_hash, to_yaml
 from configs.schema import Settings
 
@@ -63,7 +64,7 @@ def evaluate(
     trained = read_trained(shared)
     settings = trained.settings
     torch.set_num_threads(settings.training.num_threads)
-    frozen = FrozenEncoders.load(settings, weights)
+    frozen = FrozenEncoders.load(settings, weights, parse_devices(AUTO)[0])
     check_fingerprint(trained.fingerprint, frozen.fingerprint)
     model = trained.model(frozen.language_model)
     with tempfile.TemporaryDirectory(prefix="climb-evaluate-") as passing:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from climb_model.data.exam import DataError
 from climb_model.model.language_model import LanguageModel, load_language_model
 from climb_model.model.text import ReportEncoder, load_text, word_table_of
@@ -30,13 +32,18 @@ class FrozenEncoders:
     """What `model.fusion.language_model` names, whole."""
 
     @classmethod
-    def load(cls, settings: Settings, weights: Path | None = None) -> FrozenEncoders:
+    def load(
+        cls, settings: Settings, weights: Path | None = None, device: torch.device | None = None
+    ) -> FrozenEncoders:
         """Load what the settings name, from `weights` if given, and probe the tokenizer with all prompts.
+
+        Args:
+            device: where the slice encoder runs; None is the CPU.
 
         Raises:
             DataError: if weights are missing or incomplete, or a prompt has unknown tokens.
         """
-        vision = load_vision(settings.model.vision, settings.data, weights)
+        vision = load_vision(settings.model.vision, settings.data, weights, device)
         config, name = settings.model.text, settings.model.fusion.language_model
         language_model = None
         if name:

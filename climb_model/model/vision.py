@@ -17,6 +17,8 @@ from climb_model.model.weights import fingerprint, load_failure, show_loading_ba
 from configs.schema import BUILTIN_FILTERS, DataConfig, VisionConfig
 
 DINO_FILES = ("config.json", "model.safetensors")
+GPU_CHUNK = 96
+"""Slices encoded at once on a GPU: one exam."""
 
 
 @runtime_checkable
@@ -33,7 +35,9 @@ class SliceEncoder(Protocol):
 class DinoEncoder:
     """DINOv2's class token (Oquab et al. 2023) of grey copied to three channels, no ImageNet statistics."""
 
-    def __init__(self, config: VisionConfig, weights: Path | None) -> None:
+    def __init__(
+        self, config: VisionConfig, weights: Path | None, device: torch.device | None = None
+    ) -> None:
         from transformers import Dinov2Model  # takes seconds to import; the demo does without
 
         source = weights_source(config.weights, weights, DINO_FILES)
@@ -64,9 +68,11 @@ class DinoEncoder:
             self.model.state_dict(), {"encoder": "dinov2", "channels": 3, "compute": config.precision}
         )
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self.lean = LeanDino(self.model, dtype) if can_be_lean(model.config) else None
-        if self.lean is None:
-            self.model.to(dtype)
+        self.device = device or torch.device("cpu")
+        lean = self.device.type == "cpu" and can_be_lean(model.config)
+        self.lean = LeanDino(self.model, dtype) if lean else None
+        if not lean:
+            self.model.to(self.device, dtype)
 
     @torch.inference_mode()
     def __call__(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
@@ -80,11 +86,11 @@ class DinoEncoder:
     @torch.inference_mode()
     def by_library(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
         """The tokens by transformers' own forward pass."""
-        tokens = [
-            self.model(chunk[:, None].expand(-1, 3, -1, -1).to(self.model.dtype)).last_hidden_state[:, 0]
-            for chunk in slices.split(CHUNK)
-        ]
-        return torch.cat(tokens).float()
+        tokens: list[Tensor] = []
+        for chunk in slices.split(CHUNK if self.device.type == "cpu" else GPU_CHUNK):
+            pixels = chunk.to(self.device, self.model.dtype)[:, None].expand(-1, 3, -1, -1)
+            tokens.append(self.model(pixels).last_hidden_state[:, 0])
+        return torch.cat(tokens).float().cpu()
 
 
 class FilterEncoder:
@@ -99,8 +105,14 @@ class FilterEncoder:
         return self.bank(slices)
 
 
-def load_vision(config: VisionConfig, data: DataConfig, weights: Path | None) -> SliceEncoder:
-    """The encoder that the settings name; there is no fallback to another one."""
+def load_vision(
+    config: VisionConfig, data: DataConfig, weights: Path | None, device: torch.device | None = None
+) -> SliceEncoder:
+    """The encoder that the settings name; there is no fallback to another one.
+
+    Args:
+        device: where DINOv2 runs; None is the CPU, where the filters run in any case.
+    """
     if config.weights == BUILTIN_FILTERS:
         return FilterEncoder(config, data)
-    return DinoEncoder(config, weights)
+    return DinoEncoder(config, weights, device)
