@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ from climb_model.model.climb import ClimbModel, ImageTokens
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
 from climb_model.training.batches import BatchPlan, plan_round, round_seed, trainable
+from climb_model.training.memory import TrainingError, largest_batch, told_of_memory
 from climb_model.training.processes import ALONE, Processes
 from climb_model.training.schedule import learning_rate
 from climb_model.training.step import Batch, Losses, Objectives
-from configs.errors import UserError
 from configs.schema import Settings, TrainingConfig
 
 OptimizerState = dict[str, Any]
@@ -34,14 +33,6 @@ NO_DECAY = (
     "log_scale",
 )
 """Norms, embeddings and the temperature: weight decay has no business there."""
-
-
-OUT_OF_MEMORY = "can't allocate memory"
-"""What torch's CPU allocator says."""
-
-
-class TrainingError(UserError):
-    """Training that cannot go on; the message names site and step and holds no data."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +107,8 @@ def train_round(
     plans = list(plan_round(exams, config, exams.kept.index.num_views, rng))
     told: list[Losses] = []
     with torch.random.fork_rng():
+        if objectives.device.type == "cuda":  # run out of memory now, not after hours
+            rehearse(objectives, exams, settings)
         torch.manual_seed(seed)  # dropout inside the library's layers
         for step, plan in enumerate(plans, start=1):
             for group in optimizer.param_groups:
@@ -145,6 +138,18 @@ def train_round(
     return report, optimizer.state_dict()
 
 
+def rehearse(objectives: Objectives, exams: ExamSet, settings: Settings) -> None:
+    """Compute the gradients of the largest batch of a round, and forget them.
+
+    Raises:
+        TrainingError: if memory runs out.
+    """
+    plan = largest_batch(exams, settings.training)
+    with told_of_memory(exams.site, settings.training, len(plan.exams)):
+        objectives.backward(batch_of(exams, plan, settings.training, torch.Generator().manual_seed(0)))
+    objectives.model.zero_grad(set_to_none=True)
+
+
 def batch_of(exams: ExamSet, plan: BatchPlan, config: TrainingConfig, noise: torch.Generator) -> Batch:
     """The plan's exams, loaded and perturbed."""
     clean = exams.images(plan.exams, plan.views)
@@ -166,27 +171,6 @@ def mean_losses(told: Sequence[Losses], settings: Settings) -> dict[str, float]:
     if weights.inverse_coca:
         means["inverse_coca"] = sum(losses.inverse_coca.item() for losses in told) / len(told)
     return means
-
-
-@contextmanager
-def told_of_memory(site: str, config: TrainingConfig, num_exams: int) -> Generator[None]:
-    """Turn running out of memory into one line with what to do."""
-    try:
-        yield
-    except (
-        RuntimeError
-    ) as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and OUT_OF_MEMORY not in str(error):
-            raise
-        at_once = min(config.chunk_size or num_exams, num_exams)
-        advice = (
-            f"set training.chunk_size={max(at_once // 4, 1)}: the same gradients in about a quarter of it"
-            if at_once > 1
-            else "one exam at a time is too much for it: a larger device, or fewer data.slices"
-        )
-        raise TrainingError(
-            f"site '{site}': memory ran out with {at_once} of {num_exams} exams at once; {advice}"
-        ) from None
 
 
 def perturb(image: ImageTokens, config: TrainingConfig, noise: torch.Generator) -> ImageTokens:

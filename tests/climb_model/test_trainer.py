@@ -16,8 +16,17 @@ from climb_model.model.text import ReportEncoder, load_text
 from climb_model.prepare import ExamSet
 from climb_model.sharing import shared_state
 from climb_model.training.batches import choose_text, plan_round, round_seed
+from climb_model.training.memory import largest_batch
 from climb_model.training.schedule import learning_rate
-from climb_model.training.trainer import TrainingError, TrainReport, make_optimizer, perturb, train_round
+from climb_model.training.step import Objectives
+from climb_model.training.trainer import (
+    TrainingError,
+    TrainReport,
+    make_optimizer,
+    perturb,
+    rehearse,
+    train_round,
+)
 from configs.load import load_settings
 from configs.schema import Settings, TrainingConfig
 
@@ -126,6 +135,18 @@ def test_norms_positions_class_token_and_temperature_do_not_decay() -> None:
         "text_projection.weight",
         "fusion.projection.weight",
     }
+
+
+def test_the_generators_start_tokens_and_norms_do_not_decay_and_their_matrices_do() -> None:
+    model = build_model(debug("objectives.coca=1", "objectives.inverse_coca=1"))
+    decayed, free = make_optimizer(model, CLIMB).param_groups
+    name_of = {id(value): name for name, value in model.named_parameters()}
+    kept = {name_of[id(value)] for value in free["params"] if "generator" in name_of[id(value)]}
+    assert {"report_generator.start", "slice_generator.start"} < kept
+    assert all(name.endswith(("start", "gamma")) for name in kept)
+    rest = {name_of[id(value)] for value in decayed["params"]}
+    assert {"report_generator.embed.weight", "report_generator.head.weight"} < rest
+    assert kept | rest | {name_of[id(value)] for value in free["params"]} == set(name_of.values())
 
 
 def test_the_optimizers_moments_go_on_into_the_next_round(
@@ -371,3 +392,63 @@ def test_bfloat16_training_is_close_to_float32(make_exams: MakeExams, reports: R
     assert half.loss == pytest.approx(full.loss, abs=0.05)
     assert half.loss != full.loss
     assert all(value.dtype == torch.float32 for value in model.parameters())
+
+
+# ---- memory
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    ("chunk_size", "told"),
+    [
+        (0, "memory ran out with 4 of 4 exams at once; set training.chunk_size=1: the same gradients"),
+        (2, "memory ran out with 2 of 4 exams at once; set training.chunk_size=1: the same gradients"),
+        (1, "memory ran out with 1 of 4 exams at once; one exam at a time is too much for it"),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_what_to_do(
+    error: RuntimeError,
+    chunk_size: int,
+    told: str,
+    make_exams: MakeExams,
+    reports: ReportEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ClimbModel, "embed_image", fail)
+    monkeypatch.setattr(ClimbModel, "embed_report", fail)
+    with pytest.raises(TrainingError) as caught:
+        train(make_exams(8), reports, debug(f"training.chunk_size={chunk_size}"))
+    assert str(caught.value).startswith(f"site 'A': {told}")
+
+
+def test_another_fault_is_not_taken_for_memory(
+    make_exams: MakeExams, reports: ReportEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(ClimbModel, "embed_image", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(make_exams(8), reports, debug())
+
+
+def test_the_rehearsal_takes_the_longest_reports_and_leaves_nothing_behind(
+    make_exams: MakeExams, reports: ReportEncoder
+) -> None:
+    told = tuple(tuple(range(10, 10 + length)) for length in (3, 9, 1, 7, 2, 8, 4, 6))
+    exams = make_exams(8, reports=tuple((text,) for text in told))
+    settings = debug("objectives.coca=1", "objectives.inverse_coca=1")
+    assert largest_batch(exams, settings.training).exams.tolist() == [1, 5, 3, 7]
+    model = build_model(settings)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    rehearse(Objectives(model, reports, settings), exams, settings)
+    assert all(value.grad is None for value in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
