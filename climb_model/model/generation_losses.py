@@ -97,9 +97,8 @@ class _FrozenTableCrossEntropy(torch.autograd.Function):
                 logits = (rows.to(table.dtype) @ table.T).float()
                 shares = logits.softmax(dim=1)
                 wanted = wanted[:, None]
-                largest = logits.max(dim=1, keepdim=True)
-                # log of the sum of exponentials, from the share of the largest: never log(0)
-                normalizer = largest.values - shares.gather(1, largest.indices).log()
+                # log of the sum of exponentials, from the largest logit and its share: never log(0)
+                normalizer = logits.amax(dim=1, keepdim=True) - shares.amax(dim=1, keepdim=True).log()
                 loss += (normalizer - logits.gather(1, wanted)).sum()
                 if needed:
                     shares.scatter_add_(1, wanted, shares.new_full((1, 1), -1.0).expand_as(wanted))
