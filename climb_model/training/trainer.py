@@ -106,8 +106,9 @@ def train_round(
     objectives = Objectives(model, reports, settings, processes)
     plans = list(plan_round(exams, config, exams.kept.index.num_views, rng))
     told: list[Losses] = []
-    with torch.random.fork_rng():
-        if objectives.device.type == "cuda":  # run out of memory now, not after hours
+    gpus = [objectives.device] if objectives.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        if gpus:  # run out of memory now, not after hours
             rehearse(objectives, exams, settings)
         torch.manual_seed(seed)  # dropout inside the library's layers
         for step, plan in enumerate(plans, start=1):
