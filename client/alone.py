@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from climb_model.model.climb import ClimbModel
 from climb_model.model.text import ReportEncoder
@@ -35,6 +36,7 @@ def rounds_alone(
     start: Stand,
     devices: str = AUTO,
     on_step: OnStep | None = None,
+    scratch: Path | None = None,
 ) -> Iterator[tuple[TrainReport, Stand]]:
     """Train in place the rounds that are left of `federation.num_rounds`, one each time it is asked.
 
@@ -42,6 +44,7 @@ def rounds_alone(
 
     Args:
         devices: `auto`, `cpu` or such as `cuda:0,cuda:1`.
+        scratch: private folder where several processes exchange weights.
 
     Raises:
         DeviceError: if this machine does not have them.
@@ -60,6 +63,7 @@ def rounds_alone(
             round=number,
             global_step=stand.global_step,
             on_step=None if on_step is None else partial(on_step, number),
+            scratch=scratch,
         )
         stand = Stand(round=number, global_step=stand.global_step + report.num_steps, optimizer=optimizer)
         yield report, stand

@@ -90,6 +90,7 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
         round=round,
         global_step=global_step,
         on_step=lambda step, steps, loss: watcher.site_progress(site.name, round, step, steps, loss),
+        scratch=site.private,
     )
     state = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
     save_state(site.private / study, state)

@@ -94,7 +94,8 @@ def local_settings(site: Site, settings: Settings) -> Settings:
     """The study's settings with what this site may choose alone.
 
     Raises:
-        PolicyError: if the study would share weights that are trained to write this site's reports.
+        PolicyError: if the study would share weights that are trained to write this site's reports, or
+            its dropout forbids what the site chooses.
     """
     writes = settings.objectives.coca > 0 or settings.objectives.inverse_coca > 0
     if settings.model.generators.kind == "reused" and writes and not site.shared_generators:
@@ -104,6 +105,11 @@ def local_settings(site: Site, settings: Settings) -> Settings:
         )
     if site.chunk_size is None:
         return settings
+    if settings.model.fusion.dropout:
+        raise PolicyError(
+            f"site '{site.name}' sets its own chunk-size, which model.fusion.dropout="
+            f"{settings.model.fusion.dropout} does not allow: dropout is drawn part by part"
+        )
     return replace(settings, training=replace(settings.training, chunk_size=site.chunk_size))
 
 

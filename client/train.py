@@ -149,6 +149,7 @@ def _train(training: Training) -> dict[str, object]:
             run.settings,
             start=start,
             devices=site.devices,
+            scratch=site.private,
             on_step=lambda *told: watcher.site_progress(site.name, *told),
         )
         for report, stand in rounds:

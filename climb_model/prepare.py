@@ -21,11 +21,19 @@ from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
 from configs.schema import Settings
 
-Sentences = tuple[tuple[int, ...], ...]
+Pieces = tuple[int, ...]
+"""A text as piece numbers."""
+
+Sentences = tuple[Pieces, ...]
 """A report as piece numbers, sentence by sentence."""
 
 NO_WORD = "no word in its report"
 """Reason of `ExamSet.left_out`."""
+
+
+def joined(text: Sentences) -> Pieces:
+    """The piece numbers of a text without its sentence borders."""
+    return tuple(piece for sentence in text for piece in sentence)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,10 @@ def shared_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def private_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the trainable tensors that stay at the site."""
+    """Copies of the trainable tensors that stay at the site: of the listed parts, and no others."""
+    listed = SHARED_PARTS + PRIVATE_PARTS
+    stray = [name for name, _ in model.named_parameters() if not name.startswith(listed)]
+    assert not stray, f"neither shared nor private: {stray}"
     return {
         name: value.detach().to("cpu", copy=True)
         for name, value in model.named_parameters()

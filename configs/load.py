@@ -30,7 +30,6 @@ __all__ = [
 
 _FOLDER = Path(__file__).parent
 _OVERRIDE = "override"
-_NOT_HASHED = (("federation", "round_timeout_s"), ("training", "chunk_size"))
 
 
 def preset_names() -> tuple[str, ...]:
@@ -88,12 +87,13 @@ def to_yaml(settings: Settings) -> str:
 def settings_hash(settings: Settings) -> str:
     """What two partners compare: 16 hexadecimal digits of the SHA-256 of all settings.
 
-    `federation.round_timeout_s` and `training.chunk_size` are left out: how long a server waits and how
-    much of a batch lies in a site's memory change no result.
+    `federation.round_timeout_s` is left out, and without dropout `training.chunk_size`: how long a server
+    waits and how much of a batch lies in a site's memory change no result beyond rounding.
     """
     values = dataclasses.asdict(settings)
-    for section, key in _NOT_HASHED:
-        del values[section][key]
+    del values["federation"]["round_timeout_s"]
+    if not settings.model.fusion.dropout:  # whose masks are drawn part by part
+        del values["training"]["chunk_size"]
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 

@@ -191,6 +191,12 @@ def _objectives(objectives: ObjectivesConfig) -> Iterator[Problem]:
 def _generators(generators: GeneratorConfig, settings: Settings) -> Iterator[Problem]:
     yield from _one_of("model.generators.kind", generators.kind, GENERATOR_KINDS)
     yield from _at_least("model.generators.depth", generators.depth, 1)
+    if generators.kind == "reused" and settings.objectives.coca and settings.model.text.kind == "encoder":
+        yield (
+            "objectives.coca",
+            "must be 0 with reused generators and model.text.kind 'encoder', whose vectors of earlier words "
+            f"hold the later ones, got {settings.objectives.coca}",
+        )
     if generators.kind == "reused" and settings.model.fusion.language_model:
         yield "model.generators.kind", "must be 'separate' with a language model as fusion, got 'reused'"
     elif generators.kind == "reused" and not settings.model.fusion.causal:

@@ -16,7 +16,7 @@ from climb_model.evaluation.zero_shot import image_vectors
 from climb_model.model.climb import ClimbModel
 from climb_model.model.embedding import by_length, embed_texts, rows_of
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import ExamSet
+from climb_model.prepare import ExamSet, joined
 from configs.schema import Settings
 
 CUTOFFS = (1, 5, 10)
@@ -76,7 +76,7 @@ def measure_retrieval(
         None if no exam has a report.
     """
     model.eval()
-    whole = [tuple(piece for sentence in report for piece in sentence) for report in exams.reports]
+    whole = [joined(report) for report in exams.reports]
     reported = [row for row, text in enumerate(whole) if text]
     if not reported:
         return None

@@ -49,6 +49,9 @@ class Signs:
     end: int
     """Ends a report when one is written."""
 
+    blanks: bool = False
+    """Whether pieces hold the blank before a word, as a language model's do."""
+
 
 class ReportEncoder:
     """Tokenizer and frozen tables, and for `encoder` all layers of a BERT.
@@ -82,11 +85,16 @@ class ReportEncoder:
         found = bert_signs(tokenizer, config.weights) if signs is None else signs
         self.unknown = found.unknown
         self.end = found.end
+        self.blanks = found.blanks
         self._kept: dict[tuple[int, ...], Tensor] = {}
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Piece numbers of a text, at most `max_tokens`."""
-        whole = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Piece numbers of a text, at most `max_tokens`.
+
+        Where blanks are part of the pieces, a text begins with one: sentences are joined later, and a
+        word is the same word wherever it stands.
+        """
+        whole = self.tokenizer.encode(f" {text}" if self.blanks else text, add_special_tokens=False).ids
         pieces = whole[: self.max_tokens]
         num_unknown = 0 if self.unknown is None else pieces.count(self.unknown)
         return TokenizedText(tuple(pieces), num_unknown, len(whole) - len(pieces))
@@ -125,11 +133,16 @@ class ReportEncoder:
             )
 
     @torch.no_grad()
+    def word_vectors(self, pieces: tuple[int, ...]) -> Float[Tensor, "token dim"]:
+        """Each token's own vector and position: nothing of the tokens around it, whatever the kind."""
+        ids = torch.tensor(pieces, dtype=torch.long)
+        return self.words[ids] + self.positions[: len(ids)]
+
+    @torch.no_grad()
     def vectors(self, pieces: tuple[int, ...]) -> Float[Tensor, "token dim"]:
         """Frozen vectors of one text, float32."""
         if self.bert is None:
-            ids = torch.tensor(pieces, dtype=torch.long)
-            return self.words[ids] + self.positions[: len(ids)]
+            return self.word_vectors(pieces)
         if pieces not in self._kept:
             if len(self._kept) >= KEPT_TEXTS:
                 self._kept.pop(next(iter(self._kept)))  # the oldest
@@ -140,11 +153,19 @@ class ReportEncoder:
 
     def batch(self, texts: Sequence[tuple[int, ...]]) -> ReportTokens:
         """Padded vectors of several texts, with the mask of what is real."""
-        vectors = [self.vectors(pieces) for pieces in texts]
-        present = torch.zeros(len(texts), max(map(len, vectors)), dtype=torch.bool)
-        for row, value in zip(present, vectors, strict=True):
-            row[: len(value)] = True
-        return ReportTokens(torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True), present)
+        return padded([self.vectors(pieces) for pieces in texts])
+
+    def word_batch(self, texts: Sequence[tuple[int, ...]]) -> ReportTokens:
+        """`batch` of `word_vectors`: what a generator may read, since it is to write the words behind."""
+        return padded([self.word_vectors(pieces) for pieces in texts])
+
+
+def padded(vectors: Sequence[Float[Tensor, "_ dim"]]) -> ReportTokens:
+    """Texts of different lengths in one tensor, padded at the end."""
+    present = torch.zeros(len(vectors), max(map(len, vectors)), dtype=torch.bool)
+    for row, value in zip(present, vectors, strict=True):
+        row[: len(value)] = True
+    return ReportTokens(torch.nn.utils.rnn.pad_sequence(list(vectors), batch_first=True), present)
 
 
 def bert_ends(tokenizer: Tokenizer) -> tuple[str, str]:
@@ -196,7 +217,7 @@ def word_table_of(model: LanguageModel, config: TextConfig) -> ReportEncoder:
         torch.zeros(1, 1).expand(room, config.width),
         None,
         fingerprint({"words": model.words}, {"text": "language model", "kind": config.kind}),
-        Signs(model.unknown, model.end),
+        Signs(model.unknown, model.end, blanks=True),
     )
 
 

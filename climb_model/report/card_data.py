@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from climb_model.notices import is_known
 from climb_model.report.markdown import bullets, table, words, wrapped
 from climb_model.results import whose_exams
 from climb_model.runs import RoundRecord
 from configs.schema import Settings
-
-_COUNTS = re.compile(r"[1-9]\d{0,8}( ([a-z]+|\d{1,9}))+")
-"""A notice of this program: begins with a count, then counts and words in small letters."""
 
 
 def site_labels(
@@ -130,6 +127,6 @@ def _exams(summary: Mapping[str, object], history: Sequence[RoundRecord]) -> dic
 
 def _told(notices: Sequence[str]) -> list[str]:
     """Notices that are counts; of others only how many, since a site's words could hold anything."""
-    known = [f"{notice}." for notice in notices if _COUNTS.fullmatch(notice)]
+    known = [f"{notice}." for notice in notices if is_known(notice)]
     hidden = len(notices) - len(known)
     return [*known, *([f"{counted(hidden, 'further notice')}, not shown here."] if hidden else [])]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
+from climb_model.atomic import write_text_atomic
+from climb_model.data.exam import DataError
 from climb_model.model.climb import ClimbModel, build_model
 from climb_model.model.language_model import LanguageModel
 from climb_model.model.text import ReportEncoder
@@ -27,7 +31,8 @@ AUTO = "auto"
 """The first GPU, or the CPU where there is none."""
 
 POLL_S = 0.2
-FAULT = "fault.txt"
+EXCHANGE = "climb-train-"
+"""Beginning of the names of folders where processes exchange weights."""
 OnStep = Callable[[int, int, float], None]
 
 
@@ -52,6 +57,8 @@ def parse_devices(text: str) -> tuple[torch.device, ...]:
             raise DeviceError(
                 f"devices must be 'auto', 'cpu' or such as 'cuda:0,cuda:1', got '{text}'"
             ) from None
+        if name.strip() == "cuda":
+            device = torch.device("cuda:0")
         found = torch.cuda.device_count() if device.type == "cuda" else int(device.type == "cpu")
         if (device.index or 0) >= found:
             raise DeviceError(
@@ -60,6 +67,8 @@ def parse_devices(text: str) -> tuple[torch.device, ...]:
         if device in devices and device.type != "cpu":
             raise DeviceError(f"devices must name each once, got '{text}'")
         devices.append(device)
+    if len({device.type for device in devices}) > 1:
+        raise DeviceError(f"devices must be all GPUs or all CPUs, got '{text}'")
     return tuple(devices)
 
 
@@ -74,6 +83,7 @@ def train_on(
     round: int,
     global_step: int,
     on_step: OnStep | None = None,
+    scratch: Path | None = None,
 ) -> tuple[TrainReport, OptimizerState]:
     """`train_round` on one device, or with each batch shared among several.
 
@@ -83,6 +93,7 @@ def train_on(
     Args:
         devices: several CPUs are as many processes on this machine.
         model: on the CPU, also afterwards.
+        scratch: private folder where several processes exchange weights; None takes the system's.
 
     Returns and errors: as `train_round`. The optimizer's state is on the CPU.
 
@@ -90,27 +101,33 @@ def train_on(
         TrainingError: also if a batch has fewer exams than there are devices.
     """
     if len(devices) == 1:
+        on_gpu = devices[0].type == "cuda"
         model.to(devices[0])
         try:
-            report, state = train_round(
-                model,
-                optimizer_state,
-                exams,
-                reports,
-                settings,
-                round=round,
-                global_step=global_step,
-                on_step=on_step,
-            )
+            with torch.cuda.device(devices[0]) if on_gpu else nullcontext():
+                report, state = train_round(
+                    model,
+                    optimizer_state,
+                    exams,
+                    reports,
+                    settings,
+                    round=round,
+                    global_step=global_step,
+                    on_step=on_step,
+                )
         finally:
             model.to("cpu")
-        return report, state if devices[0].type == "cpu" else to_cpu(state)
+        return report, to_cpu(state) if on_gpu else state
     batch_size = min(settings.training.batch_size, len(trainable(exams)))
     if batch_size < len(devices):
         raise TrainingError(
             f"site '{exams.site}': a batch of {batch_size} exams cannot be shared by {len(devices)} devices"
         )
-    with tempfile.TemporaryDirectory(prefix="climb-train-") as folder:
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        for old in scratch.glob(f"{EXCHANGE}*"):  # of a training that was killed
+            shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=EXCHANGE, dir=scratch) as folder:
         meet = Path(folder)
         torch.save(model.state_dict(), meet / "model.pt")
         torch.save(optimizer_state, meet / "optimizer.pt")
@@ -127,10 +144,10 @@ def train_on(
             while not workers.join(POLL_S):
                 tell(steps, on_step)
         except ProcessExitedException:
-            fault = meet / FAULT
-            if not fault.exists():
+            faults = sorted(meet.glob("*.fault"))
+            if not faults:
                 raise
-            raise TrainingError(fault.read_text("utf-8")) from None
+            raise TrainingError(faults[0].read_text("utf-8")) from None
         tell(steps, on_step)
         model.load_state_dict(torch.load(meet / "model.pt"))
         report, state = torch.load(meet / "done.pt", weights_only=False)  # written by our own process
@@ -185,8 +202,9 @@ def _work(
             on_step=(lambda *step: steps.put(step)) if rank == 0 else None,
             processes=Processes.joined(),
         )
-    except UserError as error:
-        (meet / FAULT).write_text(str(error), "utf-8")
+    except (TrainingError, DataError) as error:  # a TrainingError's line may travel
+        line = error.public if isinstance(error, DataError) else str(error)
+        write_text_atomic(meet / f"{rank}.fault", line)
         raise SystemExit(1) from None  # the parent then ends the others, which may wait for this one
     if rank == 0:
         torch.save({name: value.cpu() for name, value in model.state_dict().items()}, meet / "model.pt")

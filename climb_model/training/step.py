@@ -16,12 +16,10 @@ from climb_model.model.embedding import CHUNK, by_length
 from climb_model.model.generation_losses import next_token_targets, output_table, report_loss, slice_loss
 from climb_model.model.losses import contrastive_loss, pair_masks
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import Sentences
+from climb_model.prepare import Pieces, Sentences, joined
 from climb_model.training.processes import ALONE, Processes
 from climb_model.training.split_backward import Embedded, split_backward
 from configs.schema import Settings
-
-Pieces = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ class Objectives:
     def backward(self, batch: Batch) -> Losses:
         """Add the gradients of a batch to the parameters; the same in every process at the end.
 
-        Embeddings and losses are float32 in every precision. With `training.chunk_size` the activations
-        of so many exams or texts are in memory at once.
+        Vectors are normed, and losses computed, in float32 in every precision. With
+        `training.chunk_size` the activations of so many exams or texts are in memory at once.
         """
         plans = self.plan_parts(batch)
         texts = [joined(text) for text in batch.texts]
@@ -224,6 +222,8 @@ class Objectives:
         report: Embeddings | None,
     ) -> Tensor:
         assert self.table is not None
+        if self.reports.bert is not None:  # its vectors of earlier words hold the later ones
+            report_tokens = self.reports.word_batch(pieces).to(self.device)
         predicted = self.model.predict_report(image_tokens, image, report_tokens, report)
         places, targets = next_token_targets(pieces, self.reports.end, predicted.shape[1])
         return report_loss(
@@ -251,8 +251,3 @@ def spans(number: int, at_once: int, processes: int) -> list[range]:
     num_parts = max(-(-number // at_once), min(processes, number))
     ends = [number * part // num_parts for part in range(num_parts + 1)]
     return [range(first, last) for first, last in pairwise(ends)]
-
-
-def joined(text: Sentences) -> Pieces:
-    """The piece numbers of a text without its sentence borders."""
-    return tuple(piece for sentence in text for piece in sentence)

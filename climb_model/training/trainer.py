@@ -15,7 +15,8 @@ from climb_model.model.climb import ClimbModel, ImageTokens
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
 from climb_model.training.batches import BatchPlan, plan_round, round_seed, trainable
-from climb_model.training.memory import TrainingError, largest_batch, told_of_memory
+from climb_model.training.errors import TrainingError
+from climb_model.training.memory import largest_batch, told_of_memory
 from climb_model.training.processes import ALONE, Processes
 from climb_model.training.schedule import learning_rate
 from climb_model.training.step import Batch, Losses, Objectives
@@ -108,23 +109,23 @@ def train_round(
     told: list[Losses] = []
     gpus = [objectives.device] if objectives.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        if gpus:  # run out of memory now, not after hours
+        if gpus and optimizer_state is None:  # run out of memory now, not after hours
             rehearse(objectives, exams, settings)
         torch.manual_seed(seed)  # dropout inside the library's layers
         for step, plan in enumerate(plans, start=1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, global_step + step - 1)
             optimizer.zero_grad(set_to_none=True)
-            with told_of_memory(exams.site, config, len(plan.exams)):
+            with told_of_memory(exams.site, config, len(plan.exams), processes.size):
                 losses = objectives.backward(batch_of(exams, plan, config, noise))
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-            loss = losses.total.item()
-            if not math.isfinite(loss) or not math.isfinite(norm.item()):
-                raise TrainingError(
-                    f"site '{exams.site}': loss {loss} and gradient norm {norm.item()} "
-                    f"at round {round}, step {step}; wanted finite numbers"
-                )
-            optimizer.step()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+                loss = losses.total.item()
+                if not math.isfinite(loss) or not math.isfinite(norm.item()):
+                    raise TrainingError(
+                        f"site '{exams.site}': loss {loss} and gradient norm {norm.item()} "
+                        f"at round {round}, step {step}; wanted finite numbers"
+                    )
+                optimizer.step()
             model.clamp_temperature()
             told.append(losses)
             if on_step is not None:
@@ -146,7 +147,7 @@ def rehearse(objectives: Objectives, exams: ExamSet, settings: Settings) -> None
         TrainingError: if memory runs out.
     """
     plan = largest_batch(exams, settings.training)
-    with told_of_memory(exams.site, settings.training, len(plan.exams)):
+    with told_of_memory(exams.site, settings.training, len(plan.exams), objectives.processes.size):
         objectives.backward(batch_of(exams, plan, settings.training, torch.Generator().manual_seed(0)))
     objectives.model.zero_grad(set_to_none=True)
 

@@ -44,6 +44,8 @@ def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("cuda:2", "device 'cuda:2' is wanted, this machine has 2 GPUs"),
         ("cuda:0,cuda:0", "devices must name each once, got 'cuda:0,cuda:0'"),
+        ("cuda,cuda:0", "devices must name each once, got 'cuda,cuda:0'"),
+        ("cpu,cuda:0", "devices must be all GPUs or all CPUs, got 'cpu,cuda:0'"),
         ("gpu", "devices must be 'auto', 'cpu' or such as 'cuda:0,cuda:1', got 'gpu'"),
         ("", "devices must be 'auto', 'cpu' or such as 'cuda:0,cuda:1', got ''"),
     ],

@@ -117,7 +117,14 @@ def test_a_byte_level_tokenizer_knows_everything(name: str, language_models: Pat
     text = encoder.tokenize("Ωλξ, Größe 8 mm")
     assert encoder.unknown is None
     assert text.num_unknown == 0
-    assert encoder.tokenizer.decode(list(text.pieces)) == "Ωλξ, Größe 8 mm"
+    assert encoder.tokenizer.decode(list(text.pieces)) == " Ωλξ, Größe 8 mm"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sentences_that_are_joined_keep_the_blank_between_them(name: str, language_models: Path) -> None:
+    encoder = load_text(table_of(name), language_models)
+    report = [encoder.tokenize(text).pieces for text in ("Befund unauffällig.", "Kein Karzinom.")]
+    assert encoder.tokenizer.decode([*report[0], *report[1]]) == " Befund unauffällig. Kein Karzinom."
     encoder.probe(["Ωλξ.", "Kein Karzinom."])
 
 

@@ -180,3 +180,34 @@ def test_losses_and_gradients_equal_the_plain_reading(
         size_of_terms = 1.0 if name == "log_scale" else value.grad.norm()
         assert (gradients[name] - value.grad).norm() <= RELATIVE * size_of_terms, name
         assert value.grad.norm() > 0, name
+
+
+class Mixer(torch.nn.Module):
+    """A text encoder that tells every token of all others, as a BERT does."""
+
+    def forward(self, input_ids: Tensor) -> Any:
+        mixed = input_ids.float().mean().expand(1, input_ids.shape[1], 64)
+        return type("Output", (), {"last_hidden_state": mixed})()
+
+
+def test_a_report_is_not_written_from_vectors_that_hold_its_later_words(
+    make_case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = load_text(load_settings("debug").model.text, None)
+    reports.bert = Mixer()
+    case = make_case("objectives.coca=1")
+    seen: list[Any] = []
+    original = ClimbModel.predict_report
+
+    def spy(self: ClimbModel, image: Any, fused: Any, report: Any, fused_report: Any) -> Tensor:
+        seen.append(report)
+        return original(self, image, fused, report, fused_report)
+
+    monkeypatch.setattr(ClimbModel, "predict_report", spy)
+    Objectives(case.model, reports, case.settings).backward(case.batch)
+    pieces = {report[0] for report in case.batch.reports}
+    own = {tuple(reports.word_vectors(text)[0].tolist()) for text in pieces}
+    assert seen
+    for report in seen:
+        for row in report.tokens:
+            assert tuple(row[0].tolist()) in own

@@ -6,14 +6,16 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData
-from climb_model.data.folders import read_site
+from climb_model.data.folders import NO_REPORT, read_site
 from climb_model.data.sentences import split_sentences
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import prepare, read_exams, tokenize_reports
+from climb_model.notices import is_known
+from climb_model.prepare import left_out_notices, prepare, read_exams, set_notices, tokenize_reports
 from configs.load import load_settings
 from configs.schema import Settings
 
@@ -222,3 +224,12 @@ def test_labels_are_in_the_order_of_the_findings_and_unknown_without_a_table(
     assert known.reports == ((),) * known.num_exams
     unknown = prepare(site(folder), "train", frozen, debug(), tmp_path / "scratch")
     assert not (unknown.labels >= 0).any()
+
+
+def test_all_notices_are_sentences_that_may_be_quoted() -> None:
+    site = SiteData(name="A", exams=(), left_out={"one": "broken", "two": NO_REPORT})
+    told = left_out_notices(site, 2, 3)
+    present = np.array([[True] * 4 + [False] * 8] * 2)
+    told += set_notices(present, (((5, 6),), ((5, 6),)), debug())
+    assert len(told) == 6
+    assert all(is_known(notice) for notice in told), told

@@ -66,6 +66,19 @@ def test_gradients_in_chunks_are_those_of_one_pass(
     assert_same(parts, one)
 
 
+@pytest.mark.parametrize("objectives", [(), ALL, REUSED], ids=["clip", "separate", "reused"])
+def test_chunks_in_bfloat16_lose_no_gradient(
+    objectives: tuple[str, ...], reports: ReportEncoder, make_case: Any
+) -> None:
+    """Weights are cast once for all parts: a cast made without gradients must not be used again."""
+    low = (*objectives, "training.precision=bfloat16")
+    _, exact = gradients(reports, make_case(*objectives))
+    for chunk in (0, 2):
+        _, found = gradients(reports, make_case(*low, f"training.chunk_size={chunk}"))
+        for name, gradient in exact.items():
+            assert (found[name] - gradient).norm() <= 0.1 * max(float(gradient.norm()), 0.1), name
+
+
 def _one_process(
     rank: int, folder: str, overrides: tuple[str, ...], batch: Batch, num_processes: int
 ) -> None:

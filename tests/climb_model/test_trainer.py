@@ -406,8 +406,14 @@ FULL = [
 @pytest.mark.parametrize(
     ("chunk_size", "told"),
     [
-        (0, "memory ran out with 4 of 4 exams at once; set training.chunk_size=1: the same gradients"),
-        (2, "memory ran out with 2 of 4 exams at once; set training.chunk_size=1: the same gradients"),
+        (
+            0,
+            "memory ran out with 4 of 4 exams at once; set training.chunk_size=1 (in a federation the site's own chunk-size=1): the same gradients",
+        ),
+        (
+            2,
+            "memory ran out with 2 of 4 exams at once; set training.chunk_size=1 (in a federation the site's own chunk-size=1): the same gradients",
+        ),
         (1, "memory ran out with 1 of 4 exams at once; one exam at a time is too much for it"),
     ],
 )

@@ -407,3 +407,23 @@ def test_settings_load_fast_and_without_torch() -> None:
         for _ in range(3)
     ]
     assert min(seconds) < 0.3
+
+
+def test_reused_generators_may_not_write_from_vectors_that_hold_the_answer() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings("climb-code", ["model.text.kind=encoder"])
+    assert str(caught.value) == (
+        "override: objectives.coca must be 0 with reused generators and model.text.kind 'encoder', whose "
+        "vectors of earlier words hold the later ones, got 1.0"
+    )
+    assert load_settings("climb-code", ["model.text.kind=encoder", "objectives.coca=0"])
+    assert load_settings("climb", ["model.text.kind=encoder"]).objectives.coca == 1
+
+
+def test_chunks_are_hashed_only_where_dropout_is_drawn_part_by_part() -> None:
+    for dropout, same in ((0.0, True), (0.1, False)):
+        one, two = (
+            load_settings("debug", [f"model.fusion.dropout={dropout}", f"training.chunk_size={size}"])
+            for size in (0, 2)
+        )
+        assert (settings_hash(one) == settings_hash(two)) is same
