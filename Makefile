@@ -9,7 +9,9 @@ TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # pytest's exit code when no test has the mark.
 NONE_FOUND := 5
 
-.PHONY: demo test test-long test-deploy bench lint
+.PHONY: setup demo test test-long test-deploy bench lint
+
+setup: $(READY)
 
 demo: $(READY)
 	rm -rf runs/demo

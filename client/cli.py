@@ -118,7 +118,12 @@ def _add_evaluate(tool: Tool) -> None:
     parser = tool.verb(
         "evaluate", _evaluate, does="measure trained weights on this site's own exams: AUC, retrieval"
     )
-    parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder, with findings")
+    parser.add_argument(
+        "site",
+        type=Path,
+        metavar="SITE_DIR",
+        help="the site's data folder; findings give AUC, reports retrieval",
+    )
     trained = parser.add_mutually_exclusive_group(required=True)
     trained.add_argument(
         "--shared", type=Path, metavar="FILE", help="a run's shared.safetensors, config.yaml beside it"

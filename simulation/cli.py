@@ -107,6 +107,11 @@ def _run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"run needs --{name} (or --resume RUN alone)")
     settings = load_settings(arguments.preset, arguments.overrides)
     data = existing_folder(arguments.data, "--data")
+    if arguments.central is None and not (data / CENTRAL).is_dir():
+        raise UsageError(
+            f"--data {data} holds no {CENTRAL}, the server's own exams: give --central DIR "
+            "(one hospital by itself: climb-site train)"
+        )
     central = existing_folder(arguments.central or data / CENTRAL, "--central")
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
     begun = (arguments.out / "run.json").is_file()  # the run folder itself tells what it holds

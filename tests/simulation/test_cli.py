@@ -73,7 +73,10 @@ def test_run_needs_the_server_s_exams(command: Command, root: Path, tmp_path: Pa
     (root / "CENTRAL" / "data_unilateral").rmdir()
     (root / "CENTRAL").rmdir()
     line = one_line(command(main, "run", "--preset", "debug", "--data", root, "--out", tmp_path / "run"), 2)
-    assert line == f"climb-sim: --central must be a folder, got {root / 'CENTRAL'}, where there is nothing"
+    assert line == (
+        f"climb-sim: --data {root} holds no CENTRAL, the server's own exams: give --central DIR "
+        "(one hospital by itself: climb-site train)"
+    )
 
 
 def test_run_needs_a_site_beside_the_server(command: Command, root: Path, tmp_path: Path) -> None:
