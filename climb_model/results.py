@@ -171,6 +171,19 @@ def whose_exams(summary: Mapping[str, object]) -> str:
     return "the site's own exams" if summary.get("engine") == ALONE else "the server's own exams"
 
 
+def synthetic_line(summary: Mapping[str, object]) -> str | None:
+    """What a page says first of a run on drawn exams; None for a run that does not know them to be drawn."""
+    record = cast(Mapping[str, object], summary.get("data") or {})
+    if not record:
+        return None
+    kind = (
+        "real tissue with drawn findings"
+        if record.get("tissue")
+        else "no patient, every one drawn from a seed"
+    )
+    return f"All exams are synthetic: {kind}. No figure here is a claim about patients."
+
+
 def mean_interval(summary: Mapping[str, object]) -> tuple[float | None, float | None]:
     """Interval of the mean AUC, if the run recorded one."""
     low, high = summary.get("mean_auc_ci_low"), summary.get("mean_auc_ci_high")

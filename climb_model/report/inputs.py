@@ -19,6 +19,9 @@ from configs.errors import UserError
 from configs.load import settings_from_file, settings_hash
 from configs.schema import Settings
 
+SIMULATION = "simulation.json"
+"""In the run folder of a simulation, whatever its engine: a real federation has none."""
+
 PREDICTION_COLUMNS = ["uid", "patient", "finding", "label", "score"]
 
 
@@ -86,6 +89,9 @@ class RunInputs(Result):
     has_card: bool
     """Whether the run has a model card."""
 
+    simulated: bool
+    """Whether all sites were on one machine."""
+
     @property
     def study(self) -> str:
         """Name of the study, or nothing."""
@@ -111,6 +117,7 @@ def read_run(run: Path) -> RunInputs:
         history=_history(run / "history.jsonl"),
         shared=_shared(run / "shared.safetensors"),
         has_card=(run / CARD).is_file(),
+        simulated=result.summary.get("engine") == "local" or (run / SIMULATION).is_file(),
     )
 
 

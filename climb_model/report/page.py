@@ -21,13 +21,25 @@ from climb_model.report.sections import (
     tiles,
     whole_page,
 )
-from climb_model.results import ALONE, auc_text, interval_text, mean_interval, notice_lines, whose_exams
+from climb_model.results import (
+    ALONE,
+    auc_text,
+    interval_text,
+    mean_interval,
+    notice_lines,
+    synthetic_line,
+    whose_exams,
+)
 
 MEGABYTE = 1e6
 
 TOGETHER = (
     "Hospitals trained one model on breast MRI and German reports together: exams and reports stayed where "
     "they are, and only the weights listed below travelled."
+)
+SIMULATED = (
+    "Simulated on one machine, which read all exams and reports: virtual hospitals trained one model on "
+    "breast MRI and German reports together, and exchanged the weights listed below."
 )
 BY_ITSELF = (
     "One site trained a model on its own breast MRI and German reports; it took part in no federation."
@@ -60,9 +72,11 @@ def write_report(run: Path) -> Path:
 
 def page(inputs: RunInputs) -> str:
     """The whole page as a text."""
-    alone = _alone(inputs)
+    alone, synthetic = _alone(inputs), synthetic_line(inputs.summary)
+    about = BY_ITSELF if alone else SIMULATED if inputs.simulated else TOGETHER
     title = f"CLIMB: {inputs.study or ('one site alone' if alone else 'a federated run')}"
     parts = [
+        *([tag("p", {"class": "device"}, synthetic)] if synthetic else []),
         _headline(inputs),
         *_notices(inputs),
         section("AUC over the rounds", *_curves(inputs)),
@@ -72,7 +86,7 @@ def page(inputs: RunInputs) -> str:
         _what_left(inputs),
         settings_section(inputs),
     ]
-    return whole_page(title, f"{BY_ITSELF if alone else TOGETHER} {ZERO_SHOT}", parts)
+    return whole_page(title, f"{about} {ZERO_SHOT}", parts)
 
 
 def _measured(inputs: RunInputs) -> list[Html]:

@@ -305,6 +305,36 @@ def test_notices_are_on_the_page(make_run: MakeRun) -> None:
     assert "site Köln: 3 of 9 report tokens unknown" in text
 
 
+def test_only_a_run_on_drawn_exams_is_called_synthetic(make_run: MakeRun) -> None:
+    run = make_run(more={"data": {"kind": "synthetic", "tissue": None}})
+    drawn = (
+        "All exams are synthetic: no patient, every one drawn from a seed. No figure here is a claim about"
+    )
+    assert drawn in outline(write_report(run)).text
+    file = run / "summary.json"
+    summary = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**summary, "data": {"tissue": {"volumes": {}}}}), "utf-8")
+    assert "synthetic: real tissue with drawn findings. No figure here" in outline(write_report(run)).text
+    del summary["data"]
+    file.write_text(json.dumps(summary), "utf-8")
+    assert "synthetic" not in outline(write_report(run)).text
+
+
+@pytest.mark.parametrize(
+    ("engine", "plan", "simulated"),
+    [("local", False, True), ("flower", True, True), ("flower", False, False)],
+)
+def test_only_of_a_real_federation_is_it_said_that_exams_stayed(
+    make_run: MakeRun, engine: str, plan: bool, simulated: bool
+) -> None:
+    run = make_run(more={"engine": engine})
+    if plan:
+        (run / "simulation.json").write_text("{}", "utf-8")
+    text = outline(write_report(run)).text
+    assert ("Simulated on one machine" in text) is simulated
+    assert ("stayed where they are" in text) is not simulated
+
+
 def test_one_site_alone_has_no_server_and_nothing_that_left(make_run: MakeRun) -> None:
     read = outline(write_report(make_run(sites=("Köln",), more={"engine": "alone"})))
     assert "Nothing: this training sent nothing anywhere." in read.text
