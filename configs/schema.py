@@ -227,6 +227,13 @@ class EvaluationConfig:
     """Wordings of 'present'; several are averaged."""
 
     negative_prompts: tuple[str, ...] = ("Kein {finding}.",)
+
+    positive_variants: tuple[str, ...] = ()
+    """Further wordings of one finding, as `FINDING: PROMPT`; averaged with the others."""
+
+    negative_variants: tuple[str, ...] = ()
+    """The same for 'absent', such as `Zyste: Keine Zyste.`: grammar differs from finding to finding."""
+
     split: str = "test"
     """Split of the server's exams that is reported."""
 

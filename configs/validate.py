@@ -260,6 +260,18 @@ def _federation(federation: FederationConfig) -> Iterator[Problem]:
     yield from _positive("federation.round_timeout_s", federation.round_timeout_s)
 
 
+def _variants(key: str, values: tuple[str, ...], findings: tuple[str, ...]) -> Iterator[Problem]:
+    for value in values:
+        finding, colon, prompt = value.partition(": ")
+        if not colon or not prompt.strip() or finding not in findings:
+            yield (
+                key,
+                f"must be texts such as '{findings[0]}: PROMPT', of a finding in the list, got {value!r}",
+            )
+    if len(set(values)) < len(values):
+        yield key, "must name each once, got one twice"
+
+
 def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
     yield from _names("evaluation.findings", evaluation.findings)
     for name in ("positive_prompts", "negative_prompts"):
@@ -269,6 +281,8 @@ def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
         for prompt in prompts:
             if "{finding}" not in prompt or set("{}") & set(prompt.replace("{finding}", "")):
                 yield key, f"must contain '{{finding}}' and no other braces, got {prompt!r}"
+    yield from _variants("evaluation.positive_variants", evaluation.positive_variants, evaluation.findings)
+    yield from _variants("evaluation.negative_variants", evaluation.negative_variants, evaluation.findings)
     both = set(evaluation.positive_prompts) & set(evaluation.negative_prompts)
     if both:
         yield (

@@ -69,12 +69,9 @@ def prompt_vectors(
     model: ClimbModel, reports: ReportEncoder, settings: Settings
 ) -> tuple[Float[Tensor, "finding dim"], Float[Tensor, "finding dim"]]:
     """Unit vectors of 'present' and 'absent' for every finding."""
-    pairs = zero_shot_prompts(settings)
-    sides = [[prompt for pair in pairs for prompt in pair[side]] for side in (0, 1)]
-    texts = [reports.tokenize(prompt).pieces for side in sides for prompt in side]
-    found = embed_texts(model, reports, texts).split([len(side) for side in sides])
-    positive, negative = (
-        F.normalize(wordings.view(len(pairs), -1, model.fusion.width).mean(dim=1), dim=-1)
-        for wordings in found
-    )
+    groups = [prompts for side in zip(*zero_shot_prompts(settings), strict=True) for prompts in side]
+    texts = [reports.tokenize(prompt).pieces for prompts in groups for prompt in prompts]
+    found = embed_texts(model, reports, texts).split([len(prompts) for prompts in groups])
+    averages = F.normalize(torch.stack([vectors.mean(dim=0) for vectors in found]), dim=-1)
+    positive, negative = averages.split(len(groups) // 2)
     return positive, negative

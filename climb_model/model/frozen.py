@@ -74,10 +74,17 @@ def _check_room(model: LanguageModel, num_slice_tokens: int) -> None:
 def zero_shot_prompts(settings: Settings) -> list[tuple[list[str], list[str]]]:
     """For each finding the wordings of 'present' and of 'absent'."""
     config = settings.evaluation
-    return [
-        (
-            [prompt.format(finding=finding) for prompt in config.positive_prompts],
-            [prompt.format(finding=finding) for prompt in config.negative_prompts],
-        )
-        for finding in config.findings
-    ]
+    sides = (
+        (config.positive_prompts, config.positive_variants),
+        (config.negative_prompts, config.negative_variants),
+    )
+    present, absent = (
+        [wordings(finding, prompts, variants) for finding in config.findings] for prompts, variants in sides
+    )
+    return list(zip(present, absent, strict=True))
+
+
+def wordings(finding: str, prompts: tuple[str, ...], variants: tuple[str, ...]) -> list[str]:
+    """The prompts of one finding, then its own variants; each different one once."""
+    own = [variant.removeprefix(f"{finding}: ") for variant in variants if variant.startswith(f"{finding}: ")]
+    return list(dict.fromkeys([*(prompt.format(finding=finding) for prompt in prompts), *own]))

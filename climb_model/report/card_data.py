@@ -38,8 +38,8 @@ def factors(settings: Settings) -> str:
 def metrics(settings: Settings) -> str:
     """What the numbers mean."""
     config = settings.evaluation
-    prompts = [f'"{words(prompt)}"' for prompt in config.positive_prompts]
-    against = [f'"{words(prompt)}"' for prompt in config.negative_prompts]
+    prompts = [f'"{words(prompt)}"' for prompt in (*config.positive_prompts, *config.positive_variants)]
+    against = [f'"{words(prompt)}"' for prompt in (*config.negative_prompts, *config.negative_variants)]
     lines = [
         "Zero-shot diagnosis: an exam's score for a finding says how much nearer the exam is to the wording "
         "of 'present' than to that of 'absent'.",

@@ -94,6 +94,19 @@ def test_several_wordings_are_averaged_as_unit_vectors(model: ClimbModel, report
     assert negative.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
+def test_a_findings_own_grammar_is_averaged_with_its_prompts_and_touches_no_other_finding(
+    model: ClimbModel, reports: ReportEncoder
+) -> None:
+    plain, settings = debug(), debug('evaluation.negative_variants=["Zyste: Keine Zyste."]')
+    with torch.no_grad():
+        found, wanted = prompt_vectors(model, reports, settings), prompt_vectors(model, reports, plain)
+    both = [vector(model, reports, text) for text in ("Kein Zyste.", "Keine Zyste.")]
+    mean = np.mean(both, axis=0)
+    assert np.allclose(found[1][0].numpy(), mean / np.linalg.norm(mean), atol=1e-5)
+    assert np.allclose(found[1][1].numpy(), wanted[1][1].numpy(), atol=1e-5)
+    assert np.allclose(found[0].numpy(), wanted[0].numpy(), atol=1e-5)
+
+
 def test_neither_order_nor_chunks_nor_other_exams_change_a_score(
     model: ClimbModel, reports: ReportEncoder, make_exams: MakeExams, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,20 @@ def test_a_value_that_is_not_yaml_gets_one_line() -> None:
 NAME_ONLY = "is a name; give the folder with --weights, got a path"
 
 IMPOSSIBLE = [
+    (
+        "evaluation.negative_variants=['Keine Zyste.']",
+        "evaluation.negative_variants must be texts such as 'Fibroadenom: PROMPT', of a finding in the list, "
+        "got 'Keine Zyste.'",
+    ),
+    (
+        "evaluation.positive_variants=['Zysten: Eine Zyste.']",
+        "evaluation.positive_variants must be texts such as 'Fibroadenom: PROMPT', of a finding in the list, "
+        "got 'Zysten: Eine Zyste.'",
+    ),
+    (
+        "evaluation.positive_variants=['Zyste: A.','Zyste: A.']",
+        "evaluation.positive_variants must name each once, got one twice",
+    ),
     ("objectives.coca=-1", "objectives.coca must be >= 0, got -1.0"),
     ("objectives.clip=0", "objectives.clip must be > 0, got 0.0"),
     (
