@@ -19,6 +19,7 @@ from climb_model.ending import write_result
 from climb_model.evaluation.labelled import NoLabels, open_labelled
 from climb_model.lock import only_process
 from climb_model.model.climb import build_model
+from climb_model.origin import tell_origin
 from climb_model.prepare import read_exams
 from climb_model.progress import observer
 from climb_model.results import ALONE
@@ -160,4 +161,6 @@ def _train(training: Training) -> dict[str, object]:
             board.add(record)
             watcher.round_done(record)
             begin = time.monotonic()
-    return write_result(run, checkpoint, training.frozen, training.labelled, ALONE)
+    summary = write_result(run, checkpoint, training.frozen, training.labelled, ALONE)
+    tell_origin(run, summary, site.data)
+    return summary

@@ -16,9 +16,8 @@ from flwr.app import Context, RecordDict
 
 from client.app import app as client_app
 from climb_model.atomic import write_text_atomic
-from climb_model.data.synthetic import RECORD
+from climb_model.origin import tell_origin
 from climb_model.progress import watched_by
-from climb_model.report.card import write_card
 from climb_model.run_config import to_run_config
 from climb_model.runs import RunError, RunFolder, RunObserver, check_name, study_name
 from configs.schema import Settings
@@ -117,11 +116,7 @@ def _go(out: Path, plan: Plan, observer: RunObserver | None) -> dict[str, object
             _run_local(nodes, run_config)
     summary = folder.summary()
     assert summary is not None, "the server's app ended without a summary or an error"
-    made = plan.central.parent / RECORD
-    if made.is_file():
-        summary["data"] = json.loads(made.read_text("utf-8"))
-        folder.write_summary(summary)
-        write_card(folder)
+    tell_origin(folder, summary, plan.central)
     return summary
 
 

@@ -101,6 +101,18 @@ def test_the_run_folder_is_that_of_a_federation(site: Path, command: Command, tm
     assert lines[-2:] == ["Research use, not a medical device.", f"report: {out / 'report.html'}"]
 
 
+def test_a_training_on_drawn_exams_says_so_on_card_page_and_summary(
+    site: Path, command: Command, tmp_path: Path
+) -> None:
+    record = {"kind": "synthetic: no patient, every exam drawn from a seed", "tissue": None}
+    (site.parent / "made.json").write_text(json.dumps(record), "utf-8")
+    out = tmp_path / "run"
+    assert train(command, site, out)[0] == 0
+    assert json.loads((out / "summary.json").read_text("utf-8"))["data"] == record
+    assert "The exams are synthetic" in (out / "model_card.md").read_text("utf-8")
+    assert "All exams are synthetic" in (out / "report.html").read_text("utf-8")
+
+
 def test_private_tensors_stay_out_of_what_a_federation_would_share(site: Path, tmp_path: Path) -> None:
     settings = load_settings("debug", [*TINY, *PRIVATE])
     out = tmp_path / "run"
