@@ -30,12 +30,13 @@ from climb_model.results import (
     synthetic_line,
     whose_exams,
 )
+from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS
 
 MEGABYTE = 1e6
 
 TOGETHER = (
     "Hospitals trained one model on breast MRI and German reports together: exams and reports stayed where "
-    "they are, and only the weights listed below travelled."
+    "they are, and only what is listed below travelled."
 )
 SIMULATED = (
     "Simulated on one machine, which read all exams and reports: virtual hospitals trained one model on "
@@ -52,6 +53,14 @@ NOTHING_LEFT = (
     "Nothing: this training sent nothing anywhere. Whoever passes on shared.safetensors, which holds the "
     "tensors below, passes on weights that can give away some of what they were trained on."
 )
+
+HELLO_IN_WORDS = {
+    "site": "its name",
+    "fingerprint": "hashes of its frozen encoders",
+    "settings": "a hash of its settings",
+    "notices": "notices in counts",
+    "num-examples": "the number of its training exams",
+}
 
 CARD_BESIDE = "What these weights are fit for, and what not: model_card.md, beside this page."
 
@@ -182,12 +191,14 @@ def _rejected(inputs: RunInputs) -> Html:
 
 def _what_left(inputs: RunInputs) -> Html:
     up, down = _travelled(inputs)
+    hello = [HELLO_IN_WORDS.get(key, key) for key in (*HELLO_WORDS, *HELLO_NUMBERS)]
+    first = f"Before the first round a site sent {', '.join(hello[:-1])} and {hello[-1]}."
     words = (
         f"In each round a site received {down:.1f} MB and sent {up:.1f} MB: {_shared_in_short(inputs)}, with "
         "the number of its training exams and steps, its mean loss and its seconds."
     )
     alone = _alone(inputs)
-    parts = [tag("p", None, told) for told in ((NOTHING_LEFT,) if alone else (words, PROMISE))]
+    parts = [tag("p", None, told) for told in ((NOTHING_LEFT,) if alone else (first, words, PROMISE))]
     if inputs.shared:
         entries = [
             tag("li", None, tag("code", None, name), tag("span", None, " × ".join(map(str, shape)) or "1"))

@@ -21,8 +21,9 @@ from climb_model.evaluation.statistics import auc_table, mean_auc, mean_auc_inte
 from climb_model.report.charts import Frame, Line, line_chart, roc_chart, spread, ticks
 from climb_model.report.evaluated import write_evaluation_report
 from climb_model.report.html import Html, join, tag
-from climb_model.report.page import write_report
+from climb_model.report.page import HELLO_IN_WORDS, write_report
 from climb_model.runs import RoundRecord, RunFolder, SiteRound
+from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS
 from configs.load import load_settings, settings_hash
 
 MakeRun = Callable[..., Path]
@@ -333,6 +334,19 @@ def test_only_of_a_real_federation_is_it_said_that_exams_stayed(
     text = outline(write_report(run)).text
     assert ("Simulated on one machine" in text) is simulated
     assert ("stayed where they are" in text) is not simulated
+
+
+def test_what_left_begins_with_the_first_exchange_as_the_list_has_it(make_run: MakeRun) -> None:
+    run = make_run()
+    assert set(HELLO_IN_WORDS) == {*HELLO_WORDS, *HELLO_NUMBERS}
+    told = (
+        "Before the first round a site sent its name, hashes of its frozen encoders, a hash of its settings, "
+        "notices in counts and the number of its training exams."
+    )
+    assert told in outline(write_report(run)).text
+    run_alone = json.loads((run / "summary.json").read_text("utf-8")) | {"engine": "alone"}
+    (run / "summary.json").write_text(json.dumps(run_alone), "utf-8")
+    assert "Before the first round" not in outline(write_report(run)).text
 
 
 def test_one_site_alone_has_no_server_and_nothing_that_left(make_run: MakeRun) -> None:
