@@ -10,6 +10,22 @@ from climb_model.runs import RoundRecord
 from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, TRAIN_METRICS
 from configs.schema import Settings
 
+GIVES_TEXT_AWAY = "The shared transformer was itself trained to write reports and can give report text away."
+
+
+def reused_generators(settings: Settings) -> list[str]:
+    """What shared weights that were generators too can give away; nothing where none were."""
+    told: list[str] = []
+    if settings.model.generators.kind == "reused":
+        if settings.objectives.coca > 0:
+            told.append(f"{GIVES_TEXT_AWAY} Treat the weights as you would the reports.")
+        if settings.objectives.inverse_coca > 0:
+            told.append(
+                "The shared transformer was itself trained to predict slice tokens from reports, and can "
+                "give away what they show."
+            )
+    return told
+
 
 def ethical_considerations(
     summary: Mapping[str, object], settings: Settings, history: Sequence[RoundRecord]
@@ -42,22 +58,11 @@ def _what_left(history: Sequence[RoundRecord]) -> str:
 
 def _generators(settings: Settings) -> list[str]:
     """What the modules that write reports and predict slices add to the risk."""
-    writes, predicts = settings.objectives.coca > 0, settings.objectives.inverse_coca > 0
-    if not (writes or predicts):
+    if not (settings.objectives.coca > 0 or settings.objectives.inverse_coca > 0):
         return ["No part of the model was trained to write reports or to predict images."]
     if settings.model.generators.kind == "reused":
-        told: list[str] = []
-        if writes:
-            told.append(
-                "**The shared transformer was itself trained to write reports and can give report text "
-                "away.** Treat the weights as you would the reports."
-            )
-        if predicts:
-            told.append(
-                "The shared transformer was itself trained to predict slice tokens from reports, and can "
-                "give away what they show."
-            )
-        return told
+        told = reused_generators(settings)
+        return [line.replace(GIVES_TEXT_AWAY, f"**{GIVES_TEXT_AWAY}**") for line in told]
     _, private = split_parameters(settings)
     kept = f", {len(private)} tensors," if private else ""
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from climb_model.atomic import write_text_atomic
+from climb_model.report.card_privacy import reused_generators
 from climb_model.report.curves import auc_curves, loss_curves
 from climb_model.report.html import Html, tag
 from climb_model.report.inputs import RunInputs, read_run
@@ -199,6 +200,7 @@ def _what_left(inputs: RunInputs) -> Html:
     )
     alone = _alone(inputs)
     parts = [tag("p", None, told) for told in ((NOTHING_LEFT,) if alone else (first, words, PROMISE))]
+    parts += [tag("p", None, tag("b", None, told)) for told in reused_generators(inputs.settings)]
     if inputs.shared:
         entries = [
             tag("li", None, tag("code", None, name), tag("span", None, " × ".join(map(str, shape)) or "1"))

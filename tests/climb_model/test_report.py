@@ -41,8 +41,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         without_positives: str = "",
         rejected: tuple[dict[str, str], ...] = (),
         more: dict[str, object] | None = None,
+        preset: str = "climb",
+        overrides: tuple[str, ...] = (),
     ) -> Path:
-        config = load_settings("climb", [f"federation.num_rounds={num_rounds}"])
+        config = load_settings(preset, [*overrides, f"federation.num_rounds={num_rounds}"])
         run = RunFolder.create(tmp_path / "run", config, "erste_Studie")
         findings = config.evaluation.findings
         generator = np.random.default_rng(0)
@@ -347,6 +349,23 @@ def test_what_left_begins_with_the_first_exchange_as_the_list_has_it(make_run: M
     run_alone = json.loads((run / "summary.json").read_text("utf-8")) | {"engine": "alone"}
     (run / "summary.json").write_text(json.dumps(run_alone), "utf-8")
     assert "Before the first round" not in outline(write_report(run)).text
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "text", "tokens"),
+    [
+        ("climb-code", (), True, True),
+        ("climb-code", ("objectives.coca=0",), False, True),
+        ("climb-code", ("objectives.inverse_coca=0",), True, False),
+        ("climb", (), False, False),
+    ],
+)
+def test_reused_generators_are_warned_of_as_on_the_card(
+    make_run: MakeRun, preset: str, overrides: tuple[str, ...], text: bool, tokens: bool
+) -> None:
+    read = outline(write_report(make_run(preset=preset, overrides=overrides))).text
+    assert ("reports and can give report text away. Treat the weights as you would" in read) is text
+    assert ("trained to predict slice tokens from reports" in read) is tokens
 
 
 def test_one_site_alone_has_no_server_and_nothing_that_left(make_run: MakeRun) -> None:
