@@ -12,6 +12,7 @@ from climb_model.report.inputs import Result, read_result
 from climb_model.report.sections import (
     ZERO_SHOT,
     auc_section,
+    mean_tile,
     operating_section,
     roc_section,
     section,
@@ -19,7 +20,7 @@ from climb_model.report.sections import (
     tiles,
     whole_page,
 )
-from climb_model.results import auc_text, interval_text, labelled, mean_interval, retrieval_lines
+from climb_model.results import auc_text, labelled, retrieval_lines
 
 ABOUT = "Weights that were trained on breast MRI and German reports, measured on one folder of exams."
 
@@ -42,13 +43,8 @@ def evaluation_page(result: Result) -> str:
     """The whole page as a text."""
     summary, seen = result.summary, result.predictions
     place = cast(Mapping[str, str], summary["measured_on"])
-    interval = interval_text(*mean_interval(summary))
     entries = [
-        (
-            f"mean zero-shot AUC over {len(result.table)} findings",
-            auc_text(cast("float | None", summary["mean_auc"])),
-            f"95 % interval {interval}" if interval else "no interval",
-        ),
+        mean_tile(result, auc_text(cast("float | None", summary["mean_auc"]))),
         (f"exams of {place['site']}", str(seen.num_exams), f"of {seen.num_patients} patients"),
         ("split", place["split"], f"{summary['validation_exams']} validation exams chose the thresholds"),
         ("weights", f"round {summary['rounds']}", f"settings {summary['config_hash']}"),

@@ -14,6 +14,7 @@ from climb_model.report.inputs import RunInputs, read_run
 from climb_model.report.sections import (
     ZERO_SHOT,
     auc_section,
+    mean_tile,
     operating_section,
     roc_section,
     section,
@@ -25,8 +26,6 @@ from climb_model.report.sections import (
 from climb_model.results import (
     ALONE,
     auc_text,
-    interval_text,
-    mean_interval,
     notice_lines,
     synthetic_line,
     whose_exams,
@@ -121,17 +120,12 @@ def _curves(inputs: RunInputs) -> list[Html]:
 
 def _headline(inputs: RunInputs) -> Html:
     start, end = inputs.history[0], cast("float | None", inputs.summary.get("mean_auc"))
-    interval = interval_text(*mean_interval(inputs.summary))
     exams = cast(Mapping[str, int], inputs.summary["exams"])
     seen = inputs.predictions
     up, down = _travelled(inputs)
     travels = ("travels per site and round", f"{up:.1f} MB up, {down:.1f} MB down", _shared_in_short(inputs))
     entries = [
-        (
-            f"mean zero-shot AUC over {len(inputs.table)} findings",
-            f"{auc_text(start.mean_auc)} → {auc_text(end)}",
-            f"95 % interval at the end {interval}" if interval else "no interval",
-        ),
+        mean_tile(inputs, f"{auc_text(start.mean_auc)} → {auc_text(end)}", "at the end "),
         ("travels", "nothing", _shared_in_short(inputs)) if _alone(inputs) else travels,
         ("rounds", str(inputs.summary["rounds"]), f"{inputs.history[-1].global_step} global steps"),
         ("sites", str(len(exams)), f"{sum(exams.values())} training exams"),

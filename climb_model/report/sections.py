@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from climb_model.evaluation.statistics import roc_curve
+from climb_model.report.card_data import counted
 from climb_model.report.charts import interval_axis, interval_bar, roc_chart
 from climb_model.report.html import Html, join, safe, tag
 from climb_model.report.inputs import AucEntry, Result
@@ -15,6 +16,7 @@ from climb_model.results import (
     NOT_A_DEVICE,
     auc_text,
     interval_text,
+    labelled,
     mean_interval,
     number_text,
     operating_note,
@@ -64,6 +66,24 @@ def tiles(entries: list[tuple[str, str, str]]) -> Html:
         for name, value, more in entries
     ]
     return tag("ul", {"class": "headline"}, *made)
+
+
+def mean_tile(result: Result, value: str, when: str = "") -> tuple[str, str, str]:
+    """The tile of the mean AUC: over how many findings it is, and its interval.
+
+    Args:
+        when: after `95 % interval`.
+    """
+    if not labelled(result.summary):
+        return "mean zero-shot AUC", "not measured: no labels", ""
+    number, defined = len(result.table), sum(entry.auc is not None for entry in result.table.values())
+    findings = f"the {defined} of {number} findings that are defined"
+    interval = interval_text(*mean_interval(result.summary))
+    return (
+        f"mean zero-shot AUC over {counted(number, 'finding') if defined == number else findings}",
+        value,
+        f"95 % interval {when}{interval}" if interval else "no interval",
+    )
 
 
 def auc_section(result: Result) -> Html:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -241,6 +242,33 @@ def test_an_undefined_finding_is_named_and_has_no_curve(make_run: MakeRun) -> No
     assert "Undefined, because no exam has it or none is without it: Zyste." in read.text
     assert "mean of the defined" in read.text
     assert "undefined: one kind of exam only" in read.text
+
+
+def empty_summary(run: Path) -> None:
+    """Make the run one without any label, as `unmeasured` leaves it."""
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    none = {"auc": None, "ci_low": None, "ci_high": None, "positives": 0, "negatives": 0}
+    summary["auc_table"] = dict.fromkeys(summary["auc_table"], none)
+    summary |= dict.fromkeys(("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"))
+    (run / "summary.json").write_text(json.dumps(summary), "utf-8")
+    (run / "predictions.csv").write_text("uid,patient,finding,label,score\n", "utf-8")
+
+
+@pytest.mark.parametrize("write", [write_report, write_evaluation_report])
+def test_the_mean_says_over_how_many_findings_it_is(
+    make_run: MakeRun, write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    place = {"measured_on": {"site": "K", "split": "test"}, "central_exams": 60, "central_notices": []}
+    run = make_run(without_positives="Zyste", more={**operating(), **place})
+    assert "AUC over the 8 of 9 findings that are defined" in outline(write(run)).text
+    shutil.move(run, tmp_path / "before")
+    run = make_run(more={**operating(), **place})
+    assert "AUC over 9 findings" in outline(write(run)).text
+    empty_summary(run)
+    text = outline(write(run)).text
+    assert "not measured: no labels" in text
+    assert "AUC over 9" not in text
+    assert "undefined →" not in text
 
 
 def test_rejected_sites_are_listed_with_their_reason(make_run: MakeRun) -> None:
