@@ -32,13 +32,17 @@ def interval_text(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
+NOT_MEASURED = "not measured: no exam has a finding in findings.csv for the split that is measured"
+
+
 def result_lines(summary: Mapping[str, object]) -> list[str]:
     """What a run ends with: the table of findings, and what is to be known about it.
 
     Args:
         summary: as in `summary.json`.
     """
-    return [*auc_lines(summary), *notice_lines(summary), *comparison_lines(summary), NOT_A_DEVICE]
+    measured = auc_lines(summary) if labelled(summary) else [NOT_MEASURED]
+    return [*measured, *notice_lines(summary), *comparison_lines(summary), NOT_A_DEVICE]
 
 
 def evaluation_lines(summary: Mapping[str, object]) -> list[str]:

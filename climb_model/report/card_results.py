@@ -9,9 +9,11 @@ from climb_model.report.card_data import counted
 from climb_model.report.markdown import bullets, table, words, wrapped
 from climb_model.results import (
     ALONE,
+    NOT_MEASURED,
     auc_text,
     comparison_lines,
     interval_text,
+    labelled,
     mean_interval,
     number_text,
 )
@@ -30,6 +32,8 @@ def quantitative_analyses(
     summary: Mapping[str, object], history: Sequence[RoundRecord], labels: Mapping[str, str]
 ) -> str:
     """AUC of each finding before and after training, and what the run holds it against."""
+    if not labelled(summary):
+        return wrapped(f"After {counted(cast(int, summary['rounds']), 'round')}: {NOT_MEASURED}.")
     rows_of, start = _table(summary), history[0] if history and history[0].round == 0 else None
     rows = [
         (
@@ -59,13 +63,18 @@ def quantitative_analyses(
 
 def caveats(summary: Mapping[str, object], settings: Settings, history: Sequence[RoundRecord]) -> str:
     """What the run itself shows to be weak."""
-    lines = [*_weak_findings(_table(summary)), *_weak_mean(summary, history), *_rejected(history)]
+    measured = labelled(summary)
+    weak = [*_weak_findings(_table(summary)), *_weak_mean(summary, history)] if measured else []
+    lines = [*weak, *_rejected(history)]
     if summary.get("data"):
         lines.append("The exams are synthetic: no figure here is a claim about patients.")
-    if summary.get("engine") == ALONE:
+    if not measured:
+        lines.append("Never measured: whether the model learned anything is unknown.")
+    elif summary.get("engine") == ALONE:
         lines.append("Trained and measured at one site: the figures say nothing about exams of another.")
+    on = ", measured on one collection of exams" if measured else ""
     lines += [
-        f"One run with one seed ({settings.seed}), measured on one collection of exams: how far another run "
+        f"One run with one seed ({settings.seed}){on}: how far another run "
         "or another hospital would differ is unknown.",
         "The run holds no clinical test. Measure the weights on exams of your own before any research relies "
         "on them.",

@@ -25,7 +25,7 @@ from climb_model.model.frozen import FrozenEncoders
 from climb_model.report.card import model_card, write_card
 from climb_model.report.card_model import split_parameters
 from climb_model.report.markdown import WIDTH, block, bullets, table, words, wrapped
-from climb_model.results import ALONE, printable
+from climb_model.results import ALONE, NOT_MEASURED, printable
 from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound
 from climb_model.sharing import shared_state
 from configs.keys import known_keys
@@ -228,13 +228,18 @@ def test_an_undefined_finding_is_named_and_was_never_measured() -> None:
 
 def test_a_run_that_measured_nothing_says_so() -> None:
     nothing = dict.fromkeys(("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"))
-    unknown = {"Zyste": row(None, None, None, 0)}
+    unknown = {"Zyste": row(None, None, None, 0) | {"negatives": 0}}
     summary, settings = a_run(auc_table=unknown, central_exams=0, central_notices=[], **nothing)
-    summary |= {"measured_on": None, "operating": {"Zyste": {}}, "validation_exams": 0}
+    summary |= {"engine": ALONE, "measured_on": None, "operating": {"Zyste": {}}, "validation_exams": 0}
     card = model_card(summary, settings, [])
     assert "Calibration" not in card
     assert "None: nothing was measured." in section(card, "Evaluation data")
-    assert cells(section(card, "Quantitative analyses"), "mean of the defined")[1:3] == ["", "undefined"]
+    results = section(card, "Quantitative analyses")
+    assert " ".join(results.split()) == f"After 2 rounds: {NOT_MEASURED}."
+    caveats = section(card, "Caveats and recommendations")
+    assert "Never measured: whether the model learned anything is unknown." in caveats
+    assert not re.search("Zyste|easured on one|easured at one", caveats)
+    assert "easured on one" in section(card_of(), "Caveats and recommendations")
     assert cells(section(card, "Training data"), "site 1") == ["site 1", "18", "0", "0"]
 
 

@@ -175,6 +175,14 @@ def test_the_final_table_by_hand() -> None:
     ]
 
 
+def test_a_run_without_a_label_ends_with_one_line_instead_of_the_table() -> None:
+    none = {"auc": None, "ci_low": None, "ci_high": None, "positives": 0, "negatives": 0}
+    assert result_lines(summary(auc_table={"Zyste": none, "Karzinom": none}, mean_auc=None)) == [
+        "not measured: no exam has a finding in findings.csv for the split that is measured",
+        "Research use, not a medical device.",
+    ]
+
+
 def test_many_sites_are_told_as_a_range() -> None:
     sites = {
         f"site{i}": SiteRound(exams=1, steps=1, loss=float(i), seconds=1.0, bytes_up=1, bytes_down=1)
