@@ -15,6 +15,8 @@ from climb_model.runs import RoundRecord
 MOST_NAMED_SITES = NUM_COLOURS
 """With more sites than this their loss curves are drawn without names, below their median."""
 
+LOSS = "mean training loss (weighted sum of the objectives)"
+
 
 def auc_curves(inputs: RunInputs) -> Html:
     """Mean AUC, each finding and what the run is held against, over the rounds."""
@@ -44,7 +46,7 @@ def loss_curves(history: Sequence[RoundRecord], sites: Sequence[str]) -> Html:
     rounds = [x for line in lines for x, _ in line.points]
     gap = max(0.08 * (max(values) - min(values)), 0.02)
     edges = (min(values) - gap, max(values) + gap)
-    return _chart(lines, (min(rounds), max(rounds)), edges, y_label="mean training loss, nats")
+    return _chart(lines, (min(rounds), max(rounds)), edges, y_label=LOSS)
 
 
 def comparison(inputs: RunInputs) -> list[tuple[str, float]]:

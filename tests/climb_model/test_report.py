@@ -170,6 +170,7 @@ def test_the_page_tells_the_run(make_run: MakeRun) -> None:
         "None: every site was admitted",
         "8 × 4",
         "warmup_steps: 1000",
+        "mean training loss (weighted sum of the objectives)",
     ):
         assert text in read.text
     for finding, row in summary["auc_table"].items():
