@@ -27,10 +27,9 @@ SPARK_ROUNDS = 8
 MOST_NAMED_LOSSES = 6
 """With more sites than this a row gives the range of their losses, not each."""
 
-TRAVELS = "up / down MB"
+TRAVELS = "up / down MB, all sites"
 COLUMNS = (
-    f"{'round':>7}  {'step':>7}  {'mean AUC':>8}  {'change':>7}  {'':<{SPARK_ROUNDS}}  "
-    f"{TRAVELS:>13}  {'s':>7}  "
+    f"{'round':>7}  {'step':>7}  {'mean AUC':>8}  {'change':>7}  {'':<{SPARK_ROUNDS}}  {TRAVELS}  {'s':>7}  "
 )
 
 
@@ -141,7 +140,7 @@ class LiveTable:
         sparks = sparkline(self._means[-SPARK_ROUNDS:]) if self._can_write(SPARKS) else ""
         return (
             f"{of:>7}  {record.global_step:>7}  {auc_text(record.mean_auc):>8}  {change:>7}  "
-            f"{sparks:<{SPARK_ROUNDS}}  {travelled:>13}  {record.seconds:>7.1f}  {losses(record)}"
+            f"{sparks:<{SPARK_ROUNDS}}  {travelled:>{len(TRAVELS)}}  {record.seconds:>7.1f}  {losses(record)}"
         ).rstrip()
 
     def _say(self, line: str, style: str = "") -> None:
@@ -202,7 +201,7 @@ def header_lines(
     numbers = sum(torch.Size(shape).numel() for shape in spec.values())
     named = ", ".join(f"{printable(name)} ({exams})" for name, exams in sites.items())
     of_study = f"study {study}, " if study else ""
-    travels = f"{len(spec)} tensors of {numbers:,} weights"
+    travels = f"{numbers:,} weights in {len(spec)} tensors"
     if alone:
         travels = f"nothing; {travels} are the ones that a federation would share"
     else:
@@ -230,7 +229,7 @@ def plain_line(record: RoundRecord, previous: float | None, num_rounds: int) -> 
         up, down = _megabytes(record)
         parts.append(f"loss {losses(record)}")
         if up or down:
-            parts.append(f"{up:.1f} MB up, {down:.1f} MB down")
+            parts.append(f"{up:.1f} MB up, {down:.1f} MB down over all sites")
     return f"round {record.round}{of}: {', '.join(parts)}, {record.seconds:.1f} s"
 
 

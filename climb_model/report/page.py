@@ -216,7 +216,7 @@ def _travelled(inputs: RunInputs) -> tuple[float, float]:
 def _shared_in_short(inputs: RunInputs) -> str:
     tensors, weights = inputs.summary.get("shared_tensors"), inputs.summary.get("shared_parameters")
     if isinstance(tensors, int) and isinstance(weights, int):
-        return f"{tensors} tensors of {weights:,} weights"
+        return f"{weights:,} weights in {tensors} tensors"
     return "the shared weights"
 
 

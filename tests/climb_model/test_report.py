@@ -159,7 +159,7 @@ def test_the_page_tells_the_run(make_run: MakeRun) -> None:
         f"0.500 → {summary['mean_auc']:.3f}",
         f"[{summary['mean_auc_ci_low']:.3f}, {summary['mean_auc_ci_high']:.3f}]",
         "2.0 MB up, 3.0 MB down",
-        "2 tensors of 33 weights",
+        "33 weights in 2 tensors",
         "1 min 15 s",
         "of 30 patients",
         "Radiäre Narbe",

@@ -70,9 +70,9 @@ def test_without_a_terminal_there_is_one_plain_line_a_round() -> None:
     assert [line for line in lines if line.startswith("round ") and "rejected" not in line] == [
         "round 0 of 2: step 0, mean AUC 0.500, 12.3 s",
         "round 1 of 2: step 4, mean AUC 0.625 (+0.125), loss Köln 3.250  Bonn 3.250, "
-        "4.0 MB up, 3.0 MB down, 12.3 s",
+        "4.0 MB up, 3.0 MB down over all sites, 12.3 s",
         "round 2 of 2: step 8, mean AUC undefined, loss Köln 3.250  Bonn 3.250, "
-        "4.0 MB up, 3.0 MB down, 12.3 s",
+        "4.0 MB up, 3.0 MB down over all sites, 12.3 s",
     ]
     assert [line for line in lines if "slice tokens" in line] == [
         "site CENTRAL: slice tokens of 2 exams are ready"
@@ -87,7 +87,7 @@ def test_the_header_names_sites_exams_and_what_travels() -> None:
     assert lines == [
         "CLIMB: study demo, preset climb, seed 0, 2 rounds. Research use, not a medical device.",
         "2 sites with 210 training exams: Köln (140), Bonn (70)",
-        f"what travels: {len(spec)} tensors of {numbers:,} weights, {4 * numbers / 1e6:.1f} MB for each "
+        f"what travels: {numbers:,} weights in {len(spec)} tensors, {4 * numbers / 1e6:.1f} MB for each "
         "site, round and direction; images and reports are not sent",
     ]
 
@@ -125,6 +125,10 @@ def test_a_terminal_shows_progress_inside_a_round_and_gets_its_cursor_back() -> 
     assert "4/4 steps, loss 3.400" in plain
     assert "CENTRAL: slice tokens" in plain
     row = next(line for line in plain.splitlines() if line.strip().startswith("1/2"))
+    head = next(line for line in plain.splitlines() if "loss by site" in line)
+    assert (
+        head.index("up / down MB, all sites") + len("up / down MB, all sites") == row.index("4.0 / 3.0") + 9
+    )
     words = "1/2 4 0.625 +0.125 ▂▄ 4.0 / 3.0 12.3 Köln 3.250 Bonn 3.250"
     assert " ".join(row.split()) == words
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
