@@ -80,14 +80,18 @@ def _loss_lines(history: Sequence[RoundRecord], sites: Sequence[str]) -> list[Li
 def _chart(
     lines: list[Line], x_range: tuple[float, float], y_range: tuple[float, float], *, y_label: str
 ) -> Html:
-    """Drawn twice, named at the lines' ends for a wide window and with a legend for a narrow one."""
+    """Drawn twice, named at the lines' ends for a wide window and with a legend for a narrow one.
+
+    Args:
+        y_label: what is in brackets has no room on the narrow one.
+    """
     if x_range[0] == x_range[1]:
         x_range = (x_range[0] - 0.5, x_range[1] + 0.5)
     wide = Frame(width=832, height=400, right=212, x_range=x_range, y_range=y_range)
     narrow = Frame(width=368, height=290, right=10, left=44, x_range=x_range, y_range=y_range)
     drawn = [
-        line_chart(lines, frame, x_label="round", y_label=y_label, named=frame is wide)
-        for frame in (wide, narrow)
+        line_chart(lines, frame, x_label="round", y_label=label, named=frame is wide)
+        for frame, label in ((wide, y_label), (narrow, y_label.partition(" (")[0]))
     ]
     return join(
         [

@@ -283,6 +283,12 @@ def test_many_sites_become_a_median_and_one_round_a_point(make_run: MakeRun) -> 
     assert "median of 12 sites" in read.text
 
 
+def test_the_name_of_the_loss_fits_beside_a_narrow_chart(make_run: MakeRun) -> None:
+    text = write_report(make_run()).read_text("utf-8")
+    labels = re.findall(r'aria-label="(mean training loss[^"]*) over round"', text)
+    assert labels == ["mean training loss (weighted sum of the objectives)", "mean training loss"]
+
+
 def test_the_same_run_gives_the_same_page(make_run: MakeRun) -> None:
     run = make_run()
     first = write_report(run).read_bytes()
