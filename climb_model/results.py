@@ -170,9 +170,14 @@ def notice_lines(summary: Mapping[str, object]) -> list[str]:
     return [f"{who}: {printable(line)}" for who, lines in told.items() for line in cast(list[str], lines)]
 
 
+def trained_alone(summary: Mapping[str, object]) -> bool:
+    """Whether the run is one site's, without a federation."""
+    return summary.get("engine") == ALONE
+
+
 def whose_exams(summary: Mapping[str, object]) -> str:
     """Whose exams a run's result was measured on."""
-    return "the site's own exams" if summary.get("engine") == ALONE else "the server's own exams"
+    return "the site's own exams" if trained_alone(summary) else "the server's own exams"
 
 
 def synthetic_line(summary: Mapping[str, object]) -> str | None:

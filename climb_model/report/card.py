@@ -12,7 +12,7 @@ from climb_model.report.card_model import how_to_cite, how_to_load, model_detail
 from climb_model.report.card_privacy import ethical_considerations
 from climb_model.report.card_results import caveats, quantitative_analyses
 from climb_model.report.markdown import words
-from climb_model.results import NOT_A_DEVICE
+from climb_model.results import NOT_A_DEVICE, trained_alone
 from climb_model.runs import RoundRecord, RunError, RunFolder
 from configs.schema import Settings
 
@@ -20,7 +20,7 @@ FILE = "model_card.md"
 
 HEADER = """\
 ---
-# The coordinator of the study must choose a licence before the weights are passed on. Until then
+# {chooser} must choose a licence before the weights are passed on. Until then
 # there is none: `other` stands here because the hub wants a word.
 license: other
 license_name: not-chosen-yet
@@ -31,7 +31,7 @@ tags:
 - vision-language
 - research-only
 ---"""
-"""What the Hugging Face hub reads when the file is called README.md."""
+"""What the Hugging Face hub reads when the file is called README.md; `chooser` is to be filled in."""
 
 INTRODUCTION = """\
 The program wrote this card from the run's own files. The headings are those of Mitchell et al. 2019,
@@ -103,7 +103,7 @@ def model_card(
         "How to cite it": how_to_cite(summary, settings),
     }
     parts = [
-        HEADER,
+        HEADER.format(chooser="The site" if trained_alone(summary) else "The coordinator of the study"),
         f"# Model card: CLIMB, study {words(str(summary.get('study') or 'without a name'))}",
         f"**{NOT_A_DEVICE}**",
         INTRODUCTION,

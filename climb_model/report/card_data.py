@@ -7,7 +7,7 @@ from typing import cast
 
 from climb_model.notices import is_known
 from climb_model.report.markdown import bullets, table, words, wrapped
-from climb_model.results import whose_exams
+from climb_model.results import trained_alone, whose_exams
 from climb_model.runs import RoundRecord
 from configs.schema import Settings
 
@@ -23,6 +23,8 @@ def site_labels(
     ordered = sorted(exams, key=lambda name: (-exams[name], name))
     if site_names:
         return {name: words(name) for name in ordered}
+    if trained_alone(summary):
+        return dict.fromkeys(ordered, "the site")
     return {name: f"site {number}" for number, name in enumerate(ordered, start=1)}
 
 
@@ -84,16 +86,26 @@ def training_data(
         "each with a report. Labels are not used in training.",
         f"{counted(cast(int, summary['rounds']), 'round')}, {steps} global steps, batches of up to "
         f"{settings.training.batch_size} exams.",
-        "The sites are called what their admins named them."
-        if site_names
-        else "The sites are numbered, most exams first. The coordinator knows their names and can have them "
-        "written here: `climb-server card RUN --site-names`.",
+        _naming(trained_alone(summary), site_names),
     ]
     notices = cast(Mapping[str, Sequence[str]], summary.get("notices") or {})
     for name, lines in notices.items():
         numbers += [f"{labels.get(name, 'a site')}: {line}" for line in _told(lines)]
     heads = ["site", "training exams", "rounds", "steps"]
     return f"{bullets([*numbers, *_drawn(summary)])}\n\n{table(heads, rows)}"
+
+
+def _naming(alone: bool, site_names: bool) -> str:
+    if site_names:
+        if alone:
+            return "The site is called what its admin named it."
+        return "The sites are called what their admins named them."
+    how = "written here: `climb-server card RUN --site-names`."
+    if alone:
+        return f"The site is not named. Its admin knows the name and can have it {how}"
+    return (
+        f"The sites are numbered, most exams first. The coordinator knows their names and can have them {how}"
+    )
 
 
 def counted(number: int, what: str) -> str:

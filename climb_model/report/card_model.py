@@ -12,6 +12,7 @@ import torch
 from climb_model.made_by import PROGRAM
 from climb_model.model.climb import build_model
 from climb_model.report.markdown import block, bullets, table, words, wrapped
+from climb_model.results import trained_alone
 from climb_model.run_config import to_run_config
 from climb_model.sharing import shared_spec
 from configs.load import settings_hash
@@ -22,6 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def model_details(summary: Mapping[str, object], settings: Settings) -> str:
     """What it is, of what it consists, and with which settings it was made."""
+    chooser = "The site" if trained_alone(summary) else "The coordinator"
     language_model = settings.model.fusion.language_model
     core = f"a frozen language model ({words(language_model)})" if language_model else "one transformer"
     facts = [
@@ -29,7 +31,7 @@ def model_details(summary: Mapping[str, object], settings: Settings) -> str:
         f"Made by: {PROGRAM} {words(str(summary['version']))}, on {words(str(summary['date']))} (UTC).",
         f"Preset: {words(settings.preset)}, seed {settings.seed}. Hash of all settings: "
         f"{settings_hash(settings)}.",
-        "Licence: none is chosen. The coordinator must choose one before passing the weights on. "
+        f"Licence: none is chosen. {chooser} must choose one before passing the weights on. "
         "The frozen encoders have licences of their own.",
     ]
     parts = [
@@ -89,10 +91,10 @@ def _weights(summary: Mapping[str, object], settings: Settings) -> str:
         )
     rows = _grouped(shared, "shared") + _grouped(private, "stays at the site")
     if private:
-        lines.append(
-            f"{len(private)} further trained tensors ({_count(private):,} numbers) stay at each site: they "
-            "are not in the file, and differ from site to site."
-        )
+        where = "at the site: they are not in the file"
+        if not trained_alone(summary):
+            where = "at each site: they are not in the file, and differ from site to site"
+        lines.append(f"{len(private)} further trained tensors ({_count(private):,} numbers) stay {where}.")
     else:
         lines.append("No other tensor is trained: nothing of the model stayed at a site.")
     return bullets(lines) + "\n\n" + table(["part", "where", "tensors", "numbers"], rows, num_left=2)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from climb_model.report.card_model import split_parameters
 from climb_model.report.markdown import bullets
+from climb_model.results import trained_alone
 from climb_model.runs import RoundRecord
 from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS, TRAIN_METRICS
 from configs.schema import Settings
@@ -33,22 +34,23 @@ def ethical_considerations(
     """Whose data it was, what left, and that there is no formal guarantee."""
     lines = [
         "The model is about patients: a wrong use of it can harm them, and so can what it gives away.",
-        _what_left(history),
+        _what_left(summary, history),
         "There is no formal privacy guarantee: the weights were trained without differential privacy, and no "
         "single patient's part in them is bounded.",
         "The weights can give away some of what they were trained on, for as long as they exist. In trials "
         "on small models, single updates made from few reports gave the reports' words back.",
-        *_generators(settings),
-        "The counts above are exact. Two cards of the same sites can tell that a patient came or went.",
+        *_generators(summary, settings),
+        "The counts above are exact. Two cards of the same hospitals can tell that a patient came or went.",
     ]
     if summary.get("engine") == "local":
         lines.append("Engine local: all exams were read on one machine, so nothing had to travel.")
     return bullets(lines)
 
 
-def _what_left(history: Sequence[RoundRecord]) -> str:
+def _what_left(summary: Mapping[str, object], history: Sequence[RoundRecord]) -> str:
     if not any(site.bytes_up for record in history for site in record.sites.values()):
-        return "No site sent anything while it trained."
+        who = "The site sent nothing" if trained_alone(summary) else "No site sent anything"
+        return f"{who} while it trained."
     return (
         "Images and reports did not leave the sites. In each round a site sent the shared tensors and "
         f"{_listed(TRAIN_METRICS)}; at the start {_listed([*HELLO_WORDS, *HELLO_NUMBERS])}. The coordinator "
@@ -56,7 +58,7 @@ def _what_left(history: Sequence[RoundRecord]) -> str:
     )
 
 
-def _generators(settings: Settings) -> list[str]:
+def _generators(summary: Mapping[str, object], settings: Settings) -> list[str]:
     """What the modules that write reports and predict slices add to the risk."""
     if not (settings.objectives.coca > 0 or settings.objectives.inverse_coca > 0):
         return ["No part of the model was trained to write reports or to predict images."]
@@ -64,9 +66,10 @@ def _generators(settings: Settings) -> list[str]:
         told = reused_generators(settings)
         return [line.replace(GIVES_TEXT_AWAY, f"**{GIVES_TEXT_AWAY}**") for line in told]
     _, private = split_parameters(settings)
+    where = "the site" if trained_alone(summary) else "each site"
     kept = f", {len(private)} tensors," if private else ""
     return [
-        f"What writes reports or predicts slices{kept} stays at each site and is not in the file. The shared "
+        f"What writes reports or predicts slices{kept} stays at {where} and is not in the file. The shared "
         "tensors were trained through it, and can still carry some of what it learned."
     ]
 

@@ -8,7 +8,6 @@ from typing import cast
 from climb_model.report.card_data import counted
 from climb_model.report.markdown import bullets, table, words, wrapped
 from climb_model.results import (
-    ALONE,
     NOT_MEASURED,
     auc_text,
     comparison_lines,
@@ -16,6 +15,7 @@ from climb_model.results import (
     labelled,
     mean_interval,
     number_text,
+    trained_alone,
 )
 from climb_model.runs import RoundRecord
 from configs.schema import Settings
@@ -70,7 +70,7 @@ def caveats(summary: Mapping[str, object], settings: Settings, history: Sequence
         lines.append("The exams are synthetic: no figure here is a claim about patients.")
     if not measured:
         lines.append("Never measured: whether the model learned anything is unknown.")
-    elif summary.get("engine") == ALONE:
+    elif trained_alone(summary):
         lines.append("Trained and measured at one site: the figures say nothing about exams of another.")
     on = ", measured on one collection of exams" if measured else ""
     lines += [

@@ -24,10 +24,10 @@ from climb_model.report.sections import (
     whole_page,
 )
 from climb_model.results import (
-    ALONE,
     auc_text,
     notice_lines,
     synthetic_line,
+    trained_alone,
     whose_exams,
 )
 from climb_model.sharing import HELLO_NUMBERS, HELLO_WORDS
@@ -103,7 +103,7 @@ def _measured(inputs: RunInputs) -> list[Html]:
 
 
 def _alone(inputs: RunInputs) -> bool:
-    return inputs.summary.get("engine") == ALONE
+    return trained_alone(inputs.summary)
 
 
 def _notices(inputs: RunInputs) -> list[Html]:

@@ -230,7 +230,8 @@ def test_a_run_that_measured_nothing_says_so() -> None:
     nothing = dict.fromkeys(("mean_auc", "mean_auc_ci_low", "mean_auc_ci_high"))
     unknown = {"Zyste": row(None, None, None, 0) | {"negatives": 0}}
     summary, settings = a_run(auc_table=unknown, central_exams=0, central_notices=[], **nothing)
-    summary |= {"engine": ALONE, "measured_on": None, "operating": {"Zyste": {}}, "validation_exams": 0}
+    summary |= {"engine": ALONE, "exams": {"Aachen": 18}, "notices": {}}
+    summary |= {"measured_on": None, "operating": {"Zyste": {}}, "validation_exams": 0}
     card = model_card(summary, settings, [])
     assert "Calibration" not in card
     assert "None: nothing was measured." in section(card, "Evaluation data")
@@ -240,7 +241,7 @@ def test_a_run_that_measured_nothing_says_so() -> None:
     assert "Never measured: whether the model learned anything is unknown." in caveats
     assert not re.search("Zyste|easured on one|easured at one", caveats)
     assert "easured on one" in section(card_of(), "Caveats and recommendations")
-    assert cells(section(card, "Training data"), "site 1") == ["site 1", "18", "0", "0"]
+    assert cells(section(card, "Training data"), "the site") == ["the site", "18", "0", "0"]
 
 
 def test_the_comparison_is_told_if_the_run_has_one() -> None:
@@ -370,6 +371,21 @@ def test_one_site_alone_is_told_to_be_measured_on_its_own_exams() -> None:
     assert "Bonn" not in card
     assert "Trained and measured at one site" in section(card, "Caveats and recommendations")
     assert "at one site" not in card_of()
+
+
+@pytest.mark.parametrize("site_names", [False, True])
+def test_the_card_of_one_site_alone_knows_no_coordinator_and_no_other_sites(site_names: bool) -> None:
+    sites = {"Bonn": site_round(sent=0)}
+    done = [RoundRecord(round=1, seconds=1.0, global_step=2, sites=sites)]
+    one = {"engine": ALONE, "exams": {"Bonn": 6}, "sites": 1}
+    summary, settings = a_run("objectives.coca=1", preset="climb", **one)
+    card = model_card(summary, settings, done, site_names=site_names)
+    assert not re.search(r"oordinator|numbered|\beach site|\bsites\b|site 1\b|No site", card)
+    training = section(card, "Training data")
+    label = "Bonn" if site_names else "the site"
+    assert cells(training, label) == [label, "6", "1", "2"]
+    assert ("can have it written here: `climb-server card" in training) is not site_names
+    assert "The site must choose one before" in section(card, "Model details")
 
 
 def test_what_stays_at_a_site_is_counted_and_untrained_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
