@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from climb_model.atomic import write_text_atomic
+from climb_model.report.card_data import counted
 from climb_model.report.card_privacy import reused_generators
 from climb_model.report.curves import auc_curves, loss_curves
 from climb_model.report.html import Html, tag
@@ -121,22 +122,26 @@ def _curves(inputs: RunInputs) -> list[Html]:
 def _headline(inputs: RunInputs) -> Html:
     start, end = inputs.history[0], cast("float | None", inputs.summary.get("mean_auc"))
     exams = cast(Mapping[str, int], inputs.summary["exams"])
-    seen = inputs.predictions
+    seen, rounds = inputs.predictions, cast(int, inputs.summary["rounds"])
     up, down = _travelled(inputs)
     travels = ("travels per site and round", f"{up:.1f} MB up, {down:.1f} MB down", _shared_in_short(inputs))
     entries = [
         mean_tile(inputs, f"{auc_text(start.mean_auc)} → {auc_text(end)}", "at the end "),
         ("travels", "nothing", _shared_in_short(inputs)) if _alone(inputs) else travels,
-        ("rounds", str(inputs.summary["rounds"]), f"{inputs.history[-1].global_step} global steps"),
-        ("sites", str(len(exams)), f"{sum(exams.values())} training exams"),
+        (_noun(rounds, "round"), str(rounds), counted(inputs.history[-1].global_step, "global step")),
+        (_noun(len(exams), "site"), str(len(exams)), counted(sum(exams.values()), "training exam")),
         (
             whose_exams(inputs.summary).removeprefix("the "),
             str(seen.num_exams),
-            f"of {seen.num_patients} patients",
+            f"of {counted(seen.num_patients, 'patient')}",
         ),
         ("time", _duration(cast(float, inputs.summary["seconds"])), f"engine {inputs.summary.get('engine')}"),
     ]
     return tiles(entries)
+
+
+def _noun(number: int, what: str) -> str:
+    return counted(number, what).removeprefix(f"{number} ")
 
 
 def _sites(inputs: RunInputs) -> Html:

@@ -403,6 +403,12 @@ def test_reused_generators_are_warned_of_as_on_the_card(
     assert ("trained to predict slice tokens from reports" in read) is tokens
 
 
+def test_one_of_a_thing_is_told_in_the_singular(make_run: MakeRun) -> None:
+    text = write_report(make_run(num_rounds=1, sites=("Bonn",))).read_text("utf-8")
+    for noun in ("site", "round"):
+        assert f"<b>1</b><small>{noun}</small>" in text
+
+
 def test_one_site_alone_has_no_server_and_nothing_that_left(make_run: MakeRun) -> None:
     read = outline(write_report(make_run(sites=("Köln",), more={"engine": "alone"})))
     assert "Nothing: this training sent nothing anywhere." in read.text
