@@ -19,6 +19,7 @@ from climb_model.lock import only_process
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed, own_random_states
+from climb_model.report.card_data import counted
 from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound
 from climb_model.scalars import ScalarBoard
 from climb_model.sharing import load_shared, shared_spec, shared_state
@@ -149,7 +150,7 @@ def _admit(grid: Grid, central: LabelledExams, place: ServerPlace) -> Admission:
     )
     if len(admission.sites) < settings.federation.min_sites:
         raise TooFewReplies(
-            f"{len(admission.sites)} sites can take part, {settings.federation.min_sites} needed "
+            f"{counted(len(admission.sites), 'site')} can take part, {settings.federation.min_sites} needed "
             f"(federation.min_sites){told(admission.rejected)}"
         )
     return admission
