@@ -46,7 +46,7 @@ class VisionConfig:
     """Width of a slice token."""
 
     precision: str = "float32"
-    """Of DINOv2's computation. `bfloat16` is four times as fast on a CPU that has matrix instructions for
+    """Of DINOv2's computation. `bfloat16` is three times as fast on a CPU that has matrix instructions for
     it, and part of the fingerprint: every site must have the same."""
 
 

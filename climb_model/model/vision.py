@@ -12,11 +12,12 @@ from torch import Tensor
 
 from climb_model.data.exam import DataError
 from climb_model.model.filters import FilterBank
-from climb_model.model.lean_vision import CHUNK, LeanDino, can_be_lean
 from climb_model.model.weights import fingerprint, load_failure, show_loading_bars, weights_source
 from configs.schema import BUILTIN_FILTERS, DataConfig, VisionConfig
 
 DINO_FILES = ("config.json", "model.safetensors")
+CHUNK = 8
+"""Slices encoded at once on a CPU; small chunks stay in the cache."""
 GPU_CHUNK = 96
 """Slices encoded at once on a GPU: one exam."""
 
@@ -67,12 +68,9 @@ class DinoEncoder:
         self.fingerprint = fingerprint(
             self.model.state_dict(), {"encoder": "dinov2", "channels": 3, "compute": config.precision}
         )
-        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self.device = device or torch.device("cpu")
-        lean = self.device.type == "cpu" and can_be_lean(model.config)
-        self.lean = LeanDino(self.model, dtype) if lean else None
-        if not lean:
-            self.model.to(self.device, dtype)
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.model.to(self.device, dtype)
 
     @torch.inference_mode()
     def __call__(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
@@ -81,11 +79,6 @@ class DinoEncoder:
                 f"DINOv2 wants rows and columns that are multiples of {self.patch}, "
                 f"got {tuple(slices.shape[1:])}"
             )
-        return self.by_library(slices) if self.lean is None else self.lean(slices)
-
-    @torch.inference_mode()
-    def by_library(self, slices: Float[Tensor, "slice row column"]) -> Float[Tensor, "slice dim"]:
-        """The tokens by transformers' own forward pass."""
         tokens: list[Tensor] = []
         for chunk in slices.split(CHUNK if self.device.type == "cpu" else GPU_CHUNK):
             pixels = chunk.to(self.device, self.model.dtype)[:, None].expand(-1, 3, -1, -1)
