@@ -44,7 +44,7 @@ def _series(text: str) -> tuple[str, str | None]:
 
 def _import(arguments: argparse.Namespace) -> int:
     dicom = existing_folder(arguments.dicom, "DICOM_DIR")
-    from climb_model.data.dicom import import_series
+    from climb_model.intake.one_series import import_series
 
     sequence, series = arguments.series
     print(import_series(dicom, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))

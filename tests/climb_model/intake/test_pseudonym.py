@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from climb_model.data.exam import DataError
-from climb_model.data.pseudonym import pseudonym, site_key
+from climb_model.intake.pseudonym import pseudonym, site_key
 
 
 def test_the_parts_of_a_name_cannot_run_into_each_other() -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from climb_model.data.dicom_files import Header, choose, collect
-from climb_model.data.dicom_slices import (
+from climb_model.data.exam import DataError
+from climb_model.intake.headers import Header, choose, collect
+from climb_model.intake.pseudonym import pseudonym, site_key
+from climb_model.intake.stacks import (
     Geometry,
     SeriesError,
     find_geometry,
     read_voxels,
 )
-from climb_model.data.exam import DataError
-from climb_model.data.pseudonym import pseudonym, site_key
 
 OTHER_SERIES = "another series"
 

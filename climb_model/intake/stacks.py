@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
 
-from climb_model.data.dicom_files import NEEDED, READ_FAULTS, Header, silent_pydicom
+from climb_model.intake.headers import NEEDED, READ_FAULTS, Header, silent_pydicom
 
 SPACING_TOLERANCE = 0.01
 """Largest deviation of a gap between slices from the median gap, as a share of it."""

@@ -22,9 +22,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from climb_model.data.dicom import ImportReport, import_series
 from climb_model.data.exam import DataError
-from climb_model.data.pseudonym import pseudonym
+from climb_model.intake.one_series import ImportReport, import_series
+from climb_model.intake.pseudonym import pseudonym
 
 ROWS, COLUMNS, SLICES = 6, 5, 4
 ROW_MM, COLUMN_MM, SLICE_MM = 0.9, 0.7, 2.5

@@ -15,8 +15,8 @@ import pytest
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.data import get_testdata_file
 
-from climb_model.data.dicom import ImportReport, import_series
 from climb_model.data.exam import DataError
+from climb_model.intake.one_series import ImportReport, import_series
 
 SECRET = "Musterfrau"
 DATE = "19631124"
