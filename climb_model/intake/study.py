@@ -14,7 +14,10 @@ class SeriesError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One slice: a classic file, or one frame of a multi-frame file. A hospital has millions: no Dataset is kept."""
+    """One slice: a classic file, or one frame of a multi-frame file.
+
+    A hospital has millions of them, so no Dataset is kept.
+    """
 
     path: Path = field(repr=False)
     index: int | None
