@@ -8,14 +8,17 @@ from pathlib import Path
 _UNFINISHED = ".unfinished"
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file that readers see as a whole or not at all, also across a power cut.
 
     A temporary neighbour is written and synced, then renamed over `path`, then the folder is synced.
+
+    Args:
+        mode: of a new file, less the process's umask; 0o600 for its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
-    with unfinished.open("wb") as file:
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
