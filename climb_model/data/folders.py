@@ -260,7 +260,7 @@ def _exam(uid: str, folder: Path | None, tables: _Tables, wanted: _Wanted) -> Ex
         return NO_SIDE
     if uid not in tables.patients:
         return NO_PATIENT
-    files = _sequence_files(folder, wanted.sequences)
+    files = sequence_files(folder, wanted.sequences)
     if not any(sequence in files for sequence in wanted.sequences):
         return NO_SEQUENCE
     report = None if tables.reports is None else tables.reports.get(uid, "")
@@ -288,7 +288,7 @@ def _exam(uid: str, folder: Path | None, tables: _Tables, wanted: _Wanted) -> Ex
     )
 
 
-def _sequence_files(folder: Path, sequences: Sequence[str]) -> dict[str, Path]:
+def sequence_files(folder: Path, sequences: Sequence[str]) -> dict[str, Path]:
     """Sequence name to file. `Sub_1` is `Sub` under another script's name; of both, the one asked for."""
     spelling = {folded(name): name for name in ("Pre", "Sub", "T2", *sequences)}
     files: dict[str, Path] = {}

@@ -138,7 +138,7 @@ def split_rows(table: Table, fold: int) -> dict[str, Row]:
     Raises:
         DataError: a split that is not train, val or test, a UID in two splits, a UID twice, no such fold.
     """
-    rows = _of_fold(table, fold)
+    rows = of_fold(table, fold)
     seen: dict[str, str] = {}
     torn: dict[str, tuple[str, str]] = {}
     for row in rows:
@@ -157,7 +157,12 @@ def split_rows(table: Table, fold: int) -> dict[str, Row]:
     return by_uid(Table(table.site, table.path, tuple(rows)))
 
 
-def _of_fold(table: Table, fold: int) -> list[Row]:
+def of_fold(table: Table, fold: int) -> list[Row]:
+    """The rows that count: of `fold` where every UID comes once per fold, else all; `Split` in lower case.
+
+    Raises:
+        DataError: no such fold.
+    """
     rows = [row | {"Split": row["Split"].casefold()} for row in table.rows]
     folds = {row["Fold"] for row in rows}
     uids = {row["UID"] for row in rows}
