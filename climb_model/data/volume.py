@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +15,15 @@ from nibabel.orientations import (
 )
 
 from climb_model.data.exam import DataError, ExamRecord, Volume
+from climb_model.data.interpolation import SAME_SPACING, Axis, interpolate, place_points, points_within
 from climb_model.data.nifti import Image, NiftiError, read_nifti
 from configs.schema import DataConfig
 
 FOREGROUND_SHARE = 0.1
 """Foreground is what lies above this share of the way from the 1st to the 99th percentile of Pre."""
 
-_SAME_SPACING = 1e-4
 _FLAT = 1e-6
 """A sequence whose spread is below this share of its values is constant but for rounding."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where the grid's points of one axis fall between the voxels of an image."""
-
-    inside: slice
-    """Grid points within the image."""
-
-    low: np.ndarray = field(repr=False)
-    """Voxel below each of these points, and the weight of the voxel above it."""
-
-    weight: np.ndarray = field(repr=False)
 
 
 def read_volume(exam: ExamRecord, data: DataConfig) -> Volume:
@@ -59,7 +45,7 @@ def read_volume(exam: ExamRecord, data: DataConfig) -> Volume:
     """
     boxes: dict[str, np.ndarray] = {}
     first: tuple[str, Image] | None = None
-    axes: tuple[_Axis, ...] = ()
+    axes: tuple[Axis, ...] = ()
     for sequence in data.sequences:
         if sequence not in exam.files:
             continue
@@ -169,31 +155,26 @@ def _check_same_grid(exam: ExamRecord, sequence: str, image: Image, first: str, 
         raise _fault(exam, f"{sequence} is not on the voxel grid of {first}", path, detail)
 
 
-def _axis(size: int, spacing: float, points: int, step: float) -> _Axis:
+def _axis(size: int, spacing: float, points: int, step: float) -> Axis:
     """Grid points `step` mm apart, centred on `size` voxels `spacing` mm apart."""
     ratio = step / spacing
     start = (size - 1) / 2 - ratio * (points - 1) / 2
-    if abs(ratio - 1) < _SAME_SPACING:
+    if abs(ratio - 1) < SAME_SPACING:
         ratio, start = 1.0, float(np.floor((size - points) / 2))
     at = start + ratio * np.arange(points)
-    inside = np.flatnonzero((at > -0.5 - 1e-6) & (at < size - 0.5 + 1e-6))
+    inside = points_within(at, size)
     if not inside.size:  # an image thinner than the grid's step lies between two points: take its middle
         inside = np.array([(points - 1) // 2])
         at[inside] = (size - 1) / 2
-    at = np.clip(at[inside], 0, size - 1)
-    low = at.astype(np.intp)
-    return _Axis(slice(int(inside[0]), int(inside[-1]) + 1), low, (at - low).astype(np.float32))
+    return place_points(at, size, inside)
 
 
-def _resample(exam: ExamRecord, sequence: str, image: Image, axes: tuple[_Axis, ...]) -> np.ndarray:
+def _resample(exam: ExamRecord, sequence: str, image: Image, axes: tuple[Axis, ...]) -> np.ndarray:
     """float32 values at the grid points inside the image; touches only the voxels it needs."""
-    crop = tuple(
-        slice(int(axis.low[0]), int(axis.low[-1]) + (2 if axis.weight.any() else 1)) for axis in axes
-    )
-    box = image.voxels[crop]
+    box = image.voxels[tuple(axis.crop for axis in axes)]
     with np.errstate(over="ignore", invalid="ignore"):
         for number, axis in enumerate(axes):
-            box = _interpolate(box, number, axis.low - axis.low[0], axis.weight)
+            box = interpolate(box, number, axis.low - axis.low[0], axis.weight)
         box = np.ascontiguousarray(box, np.float32)
         if (image.slope, image.intercept) != (1.0, 0.0):
             box = box * np.float32(image.slope) + np.float32(image.intercept)
@@ -201,22 +182,6 @@ def _resample(exam: ExamRecord, sequence: str, image: Image, axes: tuple[_Axis, 
     if not np.isfinite(span):
         raise _fault(exam, f"{sequence}: values beyond the range of float32", exam.files[sequence])
     return box
-
-
-def _interpolate(box: np.ndarray, axis: int, low: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    if len(low) == box.shape[axis] and not weight.any():
-        return box
-    below = box.take(low, axis)
-    if not weight.any():
-        return below
-    below = below.astype(np.float32)
-    above = box.take(np.minimum(low + 1, box.shape[axis] - 1), axis).astype(np.float32)
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    above -= below
-    above *= weight.reshape(shape)
-    above += below
-    return above
 
 
 def _fault(exam: ExamRecord, fact: str, path: Path | None, detail: str = "") -> DataError:
