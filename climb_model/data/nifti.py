@@ -1,23 +1,19 @@
-"""NIfTI files decompressed once, with their checksum verified."""
+"""NIfTI files read once: checksum verified, header doubted, nothing allocated that is not there."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 
-_HEAD = 560
-"""Bytes that hold a NIfTI-1 (348) or NIfTI-2 (540) header with its extension flag."""
+from climb_model.data.inflate import LARGEST_RATIO, GzipError, inflate, inflate_head
+from climb_model.data.nifti_header import LARGEST_VOLUME, NUM_BYTES, NiftiError, NiftiHead, check_header
 
-
-class NiftiError(ValueError):
-    """A file that is no sound 3-D image; says what is wrong with it, without its name."""
+_PACKED_HEAD = 4096
+"""Bytes of a gzip file that surely hold them; a gzip header may carry a file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,84 +36,93 @@ def read_nifti(path: Path) -> Image:
     voxels; here the whole stream is decompressed and its CRC compared, which costs no second pass.
 
     Raises:
-        NiftiError: unreadable, truncated or damaged, not 3-D, not real numbers, without orientation.
+        NiftiError: unreadable, truncated or damaged, larger than its header promises, not 3-D, not real
+            numbers, without orientation, or with statements about its position that contradict each other.
     """
+    (image,) = _read(path, most_volumes=1)
+    return image
+
+
+def read_phases(path: Path) -> tuple[Image, ...]:
+    """Read an image whose fourth axis is time: one image a time point, in the file's order.
+
+    Raises:
+        NiftiError: as `read_nifti`, but for the fourth axis.
+    """
+    return _read(path, most_volumes=None)
+
+
+def read_nifti_header(path: Path) -> NiftiHead:
+    """The header of a `.nii` or `.nii.gz` file, from its first 4 KB, with all checks that need no voxel.
+
+    A file that passes may still be truncated or damaged.
+
+    Raises:
+        NiftiError: as `read_nifti`, as far as header and file size tell.
+    """
+    return _head(path, most_volumes=1)
+
+
+def read_phases_header(path: Path) -> NiftiHead:
+    """`read_nifti_header` of a file that `read_phases` reads.
+
+    Raises:
+        NiftiError: as `read_nifti_header`, but for the fourth axis.
+    """
+    return _head(path, most_volumes=None)
+
+
+def _head(path: Path, most_volumes: int | None) -> NiftiHead:
     try:
-        packed = path.read_bytes()
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise NiftiError("unreadable file: not a regular file")
+        with path.open("rb") as file:
+            start = file.read(_PACKED_HEAD)
     except OSError as error:
-        raise NiftiError(f"unreadable file: {error.strerror}") from None
-    zipped = packed[:2] == b"\x1f\x8b"
-    header = _header(_inflate_head(packed) if zipped else packed[:_HEAD])
-    shape = _shape(header)
-    dtype = header.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise NiftiError("voxels are not real numbers")
-    offset, count = int(header.get_data_offset()), int(np.prod(shape))
-    size = offset + count * dtype.itemsize
-    raw = _inflate(packed, size) if zipped else packed
-    if len(raw) < size:
-        raise NiftiError(f"truncated: its header promises {size} bytes, {len(raw)} came")
-    slope, intercept = _scaling(header)
-    voxels = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F")
-    return Image(voxels=voxels, slope=slope, intercept=intercept, affine=_affine(header))
-
-
-def _inflate_head(packed: bytes) -> bytes:
+        raise NiftiError(f"unreadable file: {_reason(error)}") from None
+    zipped = _is_gzip(start)
     try:
-        return zlib.decompressobj(31).decompress(packed[:4096], _HEAD)
-    except zlib.error:
-        raise NiftiError("damaged gzip stream") from None
+        head = check_header(inflate_head(start, NUM_BYTES) if zipped else start[:NUM_BYTES], most_volumes)
+    except GzipError as error:
+        raise NiftiError(str(error)) from None
+    promised = f"its header promises {head.num_bytes} bytes"
+    if head.num_bytes > LARGEST_VOLUME * head.num_volumes:
+        raise NiftiError(f"header with an impossible size: {promised}")
+    most = state.st_size * LARGEST_RATIO if zipped else state.st_size
+    if most < head.num_bytes:
+        raise NiftiError(f"truncated: {promised}, {'at most ' if zipped else ''}{most} came")
+    if not zipped and most > head.num_bytes:
+        raise NiftiError(f"larger than its header says: {promised}, {most} came")
+    return head
 
 
-def _inflate(packed: bytes, size: int) -> bytes:
+def _read(path: Path, most_volumes: int | None) -> tuple[Image, ...]:
+    head = _head(path, most_volumes)
     try:
-        raw = zlib.decompress(packed, 31, size)
-        return raw if len(raw) >= size else gzip.decompress(packed)  # some programs write several members
-    except (zlib.error, EOFError, gzip.BadGzipFile):
-        raise NiftiError("truncated or damaged gzip stream") from None
+        raw = path.read_bytes()
+        if _is_gzip(raw):
+            raw = inflate(raw, head.num_bytes)
+    except OSError as error:
+        raise NiftiError(f"unreadable file: {_reason(error)}") from None
+    except GzipError as error:
+        raise NiftiError(str(error)) from None
+    promised = f"its header promises {head.num_bytes} bytes"
+    if len(raw) < head.num_bytes:
+        raise NiftiError(f"truncated: {promised}, {len(raw)} came")
+    if len(raw) > head.num_bytes:
+        raise NiftiError(f"larger than its header says: {promised}, more came")
+    size = (*head.shape, head.num_volumes)
+    volumes = np.frombuffer(raw, head.dtype, offset=head.offset).reshape(size, order="F")
+    return tuple(
+        Image(voxels=volumes[..., place], slope=head.slope, intercept=head.intercept, affine=head.affine)
+        for place in range(head.num_volumes)
+    )
 
 
-def _header(head: bytes) -> Nifti1Header:
-    for kind in (Nifti1Header, Nifti2Header):
-        size = kind.template_dtype.itemsize
-        lengths = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-        if size in lengths and len(head) >= size:
-            return kind(head[:size], check=False)
-    raise NiftiError("no NIfTI header")
+def _is_gzip(start: bytes) -> bool:
+    return start[:2] == b"\x1f\x8b"
 
 
-def _shape(header: Nifti1Header) -> tuple[int, int, int]:
-    dim = [int(length) for length in header["dim"]]
-    shape = dim[1 : 1 + max(0, min(dim[0], 7))]
-    if any(length < 1 for length in shape):
-        raise NiftiError(f"header with an impossible size, {dim}")
-    if len(shape) < 3 or any(length > 1 for length in shape[3:]):
-        raise NiftiError(f"wanted a 3-D image, got {len(shape)}-D {'x'.join(map(str, shape))}")
-    return shape[0], shape[1], shape[2]
-
-
-def _scaling(header: Nifti1Header) -> tuple[float, float]:
-    try:
-        slope, intercept = header.get_slope_inter()
-    except HeaderDataError:
-        raise NiftiError("header with an impossible intensity scaling") from None
-    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
-
-
-def _affine(header: Nifti1Header) -> np.ndarray:
-    if int(header["sform_code"]) > 0:
-        affine = np.asarray(header.get_sform(), np.float64)
-    elif int(header["qform_code"]) > 0:
-        try:
-            affine = np.asarray(header.get_qform(), np.float64)
-        except (HeaderDataError, ValueError):
-            raise NiftiError("header with an impossible qform") from None
-    else:
-        raise NiftiError("no orientation: sform and qform codes are both 0")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or lengths.min() <= 0:
-        raise NiftiError("header with an impossible affine")
-    axes = affine[:3, :3] / lengths
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-2:
-        raise NiftiError("sheared image: its axes are not at right angles")
-    return affine
+def _reason(error: OSError) -> str:
+    return error.strerror or os.strerror(error.errno or 0)
