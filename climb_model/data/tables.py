@@ -58,10 +58,10 @@ def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = (), 
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise site_fault(site, f"{name} is not UTF-8, first at byte {error.start}", path=path) from None
-    lines = _cells(text, site, path)
+    _, lines = csv_lines(text, site, path)
     if not lines:
         raise site_fault(site, f"{name} is empty", path=path)
-    places = _places(lines[0][1], wanted, optional, site, path)
+    places = column_places(lines[0][1], wanted, optional, site, path)
     rows: list[Row] = []
     for number, cells in lines[1:]:
         if len(cells) != len(lines[0][1]):
@@ -72,20 +72,30 @@ def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = (), 
     return Table(site, path, tuple(rows))
 
 
-def _cells(text: str, site: str, path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers (from 1) and cells of all lines that are not blank."""
+def csv_lines(text: str, site: str, path: Path) -> tuple[str, list[tuple[int, list[str]]]]:
+    """The separator (`,`, `;` or a tabulator), and line numbers (from 1) and cells of all lines not blank.
+
+    Raises:
+        DataError: an unclosed quote, or what else is no CSV.
+    """
     header = text.lstrip("\r\n").split("\n", 1)[0]
     separator = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise site_fault(site, f"{path.name} line {reader.line_num}: {error}", path=path) from None
+    return separator, lines
 
 
-def _places(
+def column_places(
     header: Sequence[str], wanted: Sequence[str], optional: Sequence[str], site: str, path: Path
 ) -> dict[str, int]:
+    """Column to its place in the header; optional ones that are not there are left out.
+
+    Raises:
+        DataError: a column twice, or a wanted one missing (naming the nearest).
+    """
     names = [folded(cell) for cell in header]
     places: dict[str, int] = {}
     for column in (*wanted, *optional):
