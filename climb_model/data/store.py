@@ -103,6 +103,34 @@ def open_store(base: Path, site: str, key: str) -> KeptTokens | None:
     return map_store(data_path, index)
 
 
+def store_holds(base: Path, uids: Sequence[str]) -> bool:
+    """Whether a store holds one of these exams, or its index cannot tell: of a build that was killed.
+
+    An index of another program is left alone.
+    """
+    index_path = base.with_suffix(".json")
+    if not index_path.exists():
+        return bool(_data_files(base))
+    try:
+        raw = json.loads(index_path.read_text(encoding="utf-8"))
+        known = {*raw["uids"], *raw["left_out"]} if raw["magic"] == MAGIC else set[str]()
+    except (ValueError, TypeError, KeyError):
+        return True
+    return not known.isdisjoint(uids)
+
+
+def remove_store(base: Path) -> None:
+    """Delete a store, the index first: what is left of it when this is cut off is no store."""
+    base.with_suffix(".json").unlink(missing_ok=True)
+    for path in _data_files(base):
+        path.unlink(missing_ok=True)
+
+
+def _data_files(base: Path) -> list[Path]:
+    data = base.with_suffix(".f16")
+    return [*([data] if data.exists() else []), *base.parent.glob(f"{base.name}.*.partial")]
+
+
 def map_store(data_path: Path, index: StoreIndex) -> KeptTokens:
     """Map a finished data file."""
     shape = (len(index.uids), index.num_views, index.num_tokens, index.width)
