@@ -12,6 +12,7 @@ import torch
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData, Volume
 from climb_model.data.folders import NO_REPORT, read_site
+from climb_model.data.prepared import FOLDER, prepared_volume
 from climb_model.data.sentences import split_sentences
 from climb_model.data.store import KeptTokens, build_store, open_store, store_key
 from climb_model.data.views import make_view
@@ -184,14 +185,20 @@ def keep_tokens(
 ) -> KeptTokens:
     """Open the store of a split, or build it. Only training exams have augmented views."""
     num_views = settings.data.num_views if split == "train" else 1
-    key = store_key([frozen.fingerprint["vision"], frozen.fingerprint["preprocessing"]], num_views, exams)
+    parts = [frozen.fingerprint["vision"], frozen.fingerprint["preprocessing"]]
+    if settings.data.keep_prepared:
+        parts.append("crops rounded to float16")
+    key = store_key(parts, num_views, exams)
     base = scratch / f"tokens-{split}"
     kept = open_store(base, site, key)
     if kept is not None:
         return kept
 
     def encode(exam: ExamRecord) -> tuple[np.ndarray, np.ndarray]:
-        volume = read_volume(exam, settings.data)
+        if settings.data.keep_prepared:
+            volume = prepared_volume(exam, settings.data, scratch / FOLDER)
+        else:
+            volume = read_volume(exam, settings.data)
         views = [make_view(volume, exam.uid, view) for view in range(num_views)]
         return np.stack([encode_volume(view, frozen) for view in views]), volume.present.reshape(-1)
 

@@ -87,11 +87,13 @@ def to_yaml(settings: Settings) -> str:
 def settings_hash(settings: Settings) -> str:
     """What two partners compare: 16 hexadecimal digits of the SHA-256 of all settings.
 
-    `federation.round_timeout_s` is left out, and without dropout `training.chunk_size`: how long a server
-    waits and how much of a batch lies in a site's memory change no result beyond rounding.
+    `federation.round_timeout_s` is left out, `data.keep_prepared`, and without dropout
+    `training.chunk_size`: how long a server waits, what a site keeps on disk and how much of a batch lies in
+    its memory change no result beyond rounding.
     """
     values = dataclasses.asdict(settings)
     del values["federation"]["round_timeout_s"]
+    del values["data"]["keep_prepared"]
     if not settings.model.fusion.dropout:  # whose masks are drawn part by part
         del values["training"]["chunk_size"]
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

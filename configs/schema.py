@@ -34,6 +34,11 @@ class DataConfig:
     """Kept views of each training exam's tokens. View 0 is the exam itself; the others are slightly
     shifted and re-scaled in intensity, never mirrored (a mirror would contradict the report)."""
 
+    keep_prepared: bool = False
+    """Keep each exam's preprocessed crop in the site's private folder, 9.6 MB an exam, so that other frozen
+    weights or views need no second preparation. Values are then rounded to float16. Neither in the
+    fingerprint nor in the hash."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:

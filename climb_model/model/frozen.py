@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from climb_model.data.exam import DataError
+from climb_model.data.prepared import preprocessing_facts
 from climb_model.model.language_model import LanguageModel, load_language_model
 from climb_model.model.text import ReportEncoder, load_text, word_table_of
 from climb_model.model.vision import SliceEncoder, load_vision
 from climb_model.model.weights import fingerprint
 from configs.schema import Settings
-
-PREPROCESSING_VERSION = 1
-"""Raised with every change of preprocessing that changes a voxel."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class FrozenEncoders:
             "vision": vision.fingerprint,
             "text": text.fingerprint,
             "tokenizer": text.tokenizer_fingerprint,
-            "preprocessing": fingerprint({}, {"version": PREPROCESSING_VERSION, **asdict(settings.data)}),
+            "preprocessing": fingerprint({}, preprocessing_facts(settings.data)),
         }
         if language_model is not None:
             parts["language_model"] = language_model.fingerprint

@@ -400,6 +400,12 @@ def test_how_long_the_server_waits_is_not_in_the_hash() -> None:
     assert settings_hash(patient) == settings_hash(load_settings("debug"))
 
 
+def test_what_a_site_keeps_on_its_disk_is_not_in_the_hash() -> None:
+    keeping = load_settings("debug", ["data.keep_prepared=true"])
+    assert keeping.data.keep_prepared
+    assert settings_hash(keeping) == settings_hash(load_settings("debug"))
+
+
 def test_composed_and_decomposed_letters_are_one_finding() -> None:
     composed = load_settings("debug", ["evaluation.findings=[Radi\u00e4re Narbe]"])
     decomposed = load_settings("debug", ["evaluation.findings=[Radia\u0308re Narbe]"])
