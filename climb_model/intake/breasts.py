@@ -117,7 +117,7 @@ def _coarse(image: Image) -> tuple[Float[np.ndarray, "column row slice"], np.nda
     for part in parts:
         mean += part
     smooth = ndimage.uniform_filter(mean * np.float32(np.sign(image.slope) / len(parts)), 3)
-    return smooth, step * spacing, np.array([*(second / 2), 0.0]) * spacing
+    return smooth, step * spacing, np.append(second / 2, 0.0) * spacing
 
 
 def find_body(coarse: Float[np.ndarray, "column row slice"]) -> Bool[np.ndarray, "column row slice"]:
@@ -133,8 +133,9 @@ def find_body(coarse: Float[np.ndarray, "column row slice"]) -> Bool[np.ndarray,
     counts, edges = np.histogram(values, 128)
     body = values > _otsu(counts, (edges[1:] + edges[:-1]) / 2)
     body = ndimage.binary_opening(body, ndimage.generate_binary_structure(3, 1))
-    parts, num = ndimage.label(body)
-    if not num:
+    parts = np.zeros(body.shape, np.int32)
+    ndimage.label(body, output=parts)
+    if not parts.any():
         raise SeriesError("no breasts found: nothing connected stands out from the background")
     return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
 
