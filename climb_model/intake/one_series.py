@@ -6,7 +6,7 @@ import gzip
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +14,10 @@ import nibabel as nib
 import numpy as np
 
 from climb_model.data.exam import DataError
-from climb_model.intake.headers import Header, choose, collect
+from climb_model.intake.headers import Scan, collect
 from climb_model.intake.pseudonym import pseudonym, site_key
-from climb_model.intake.stacks import (
-    Geometry,
-    SeriesError,
-    find_geometry,
-    read_voxels,
-)
+from climb_model.intake.stacks import all_stacks, read_voxels
+from climb_model.intake.study import Geometry, Series, SeriesError, Stack, Study
 
 OTHER_SERIES = "another series"
 
@@ -36,7 +32,7 @@ class ImportReport:
     """The written NIfTI file."""
 
     num_files: int
-    """Files of the series, one slice each."""
+    """Files of the series."""
 
     size: tuple[int, int, int]
     """slice, row, column."""
@@ -47,6 +43,9 @@ class ImportReport:
     spacing_from: str
     """`positions`, or for a single slice the tag that gave its spacing."""
 
+    notices: tuple[str, ...]
+    """What was mended or is unusual, in counts."""
+
     skipped: tuple[tuple[Path, str], ...] = field(repr=False)
     """Files that are not in the volume, with the reason."""
 
@@ -56,21 +55,21 @@ class ImportReport:
         return dict(Counter(reason for _, reason in self.skipped).most_common())
 
     def __str__(self) -> str:
-        """Two lines for a terminal: what was written, what was left out."""
+        """Lines for a terminal: what was written, what was left out, what to note."""
         size, spacing = "x".join(map(str, self.size)), " x ".join(f"{step:.3f}" for step in self.spacing_mm)
         skipped = ", ".join(f"{count} x {reason}" for reason, count in self.skipped_counts.items())
         return (
             f"{self.sequence} of exam {self.exam_id}: {self.num_files} files, "
             f"slices x rows x columns {size}, {spacing} mm (slice spacing from {self.spacing_from}), "
             f"written to {self.path}\n"
-            f"left out: {skipped or 'nothing'}"
+            f"left out: {skipped or 'nothing'}" + "".join(f"\nnote: {notice}" for notice in self.notices)
         )
 
 
 def import_series(
     dicom_dir: Path, site_dir: Path, *, sequence: str, series: str | None, exam_id: str | None
 ) -> ImportReport:
-    """Write one classic MR series as `site_dir/data/<ID>/<sequence>.nii.gz`, on its native grid.
+    """Write one MR series as `site_dir/data/<ID>/<sequence>.nii.gz`, on its native grid.
 
     `<ID>` is `exam_id`, or a keyed pseudonym of the accession number; of the patient and study numbers
     where the accession number is empty, so that two studies of a patient never share a folder. No text of
@@ -89,30 +88,30 @@ def import_series(
     _check_name("sequence", sequence)
     if exam_id is not None:
         _check_name("exam id", exam_id)
-    found, skipped = collect(dicom_dir)
-    chosen = choose(found, series, skipped)
+    found = collect(dicom_dir)
+    study, chosen = _choose(found, series)
+    num_files = len({frame.path for frame in chosen.frames})
     try:
-        _check_one_study(chosen.headers)
-        geometry = find_geometry(chosen.headers)
-        voxels = read_voxels(geometry)
+        stack = _only_stack(chosen)
+        voxels = read_voxels(stack)
     except SeriesError as error:
         detail = f" '{chosen.description}'" if chosen.description else ""
         raise DataError(
-            f"DICOM series{detail} ({len(chosen.headers)} files): {error}", public=f"DICOM series: {error}"
+            f"DICOM series{detail} ({num_files} files): {error}", public=f"DICOM series: {error}"
         ) from None
-    name = _exam_name(chosen.headers[0], site_dir) if exam_id is None else exam_id
+    name = _exam_name(study, site_dir) if exam_id is None else exam_id
     path = site_dir / "data" / name / f"{sequence}.nii.gz"
-    _write(path, nifti_bytes(voxels, geometry))
-    others = [(header.path, OTHER_SERIES) for one in found if one.uid != chosen.uid for header in one.headers]
+    _write(path, nifti_bytes(voxels, stack.geometry))
     return ImportReport(
         exam_id=name,
         sequence=sequence,
         path=path,
-        num_files=len(chosen.headers),
-        size=geometry.shape,
-        spacing_mm=geometry.spacing_mm,
-        spacing_from=geometry.spacing_from,
-        skipped=(*skipped, *others),
+        num_files=num_files,
+        size=stack.geometry.shape,
+        spacing_mm=stack.geometry.spacing_mm,
+        spacing_from=stack.geometry.spacing_from,
+        notices=stack.notices,
+        skipped=tuple(_skipped(found, chosen)),
     )
 
 
@@ -125,21 +124,58 @@ def nifti_bytes(voxels: np.ndarray, geometry: Geometry) -> bytes:
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
 
 
-def _check_one_study(headers: Sequence[Header]) -> None:
-    for tag in ("StudyInstanceUID", "AccessionNumber", "PatientID"):
-        values = {header.text(tag) for header in headers}
-        if len(values) > 1:
-            raise SeriesError(f"files of one series with {len(values)} different values of {tag}")
-
-
-def _exam_name(header: Header, site_dir: Path) -> str:
-    accession, patient, study = (
-        header.text(tag) for tag in ("AccessionNumber", "PatientID", "StudyInstanceUID")
+def _choose(found: Scan, wanted: str | None) -> tuple[Study, Series]:
+    """The series with this UID or description (in any case); without one, the only MR series there is."""
+    pairs = [(study, series) for study in found.studies for series in study.series]
+    if not pairs:
+        counts = Counter(one.reason for one in found.left_out)
+        others = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common()) or "no files"
+        raise DataError(f"no DICOM series found: {others}", public=f"no DICOM series found: {others}")
+    if wanted is None:
+        matches = [pair for pair in pairs if pair[1].modality == "MR"] or pairs
+    else:
+        named = wanted.strip().casefold()
+        matches = [pair for pair in pairs if pair[1].uid == wanted]
+        matches = matches or [pair for pair in pairs if pair[1].description.casefold() == named]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        fact = f"{len(matches)} series to choose from, name one by description or UID"
+        if wanted is not None:
+            fact = f"{len(matches)} series of that description, name one by its UID"
+    else:
+        fact = f"none of {len(pairs)} series has that description or UID"
+    there = "; ".join(
+        f"'{series.description}' {series.uid} ({series.modality}, {len(series.frames)} images)"
+        for _, series in matches or pairs
     )
-    if accession:
-        return pseudonym(site_key(site_dir), "accession", accession)
-    if patient and study:
-        return pseudonym(site_key(site_dir), "patient", patient, study)
+    raise DataError(f"{fact}: {there}", public=fact)
+
+
+def _only_stack(series: Series) -> Stack:
+    """The one volume that holds every slice of the series but copies."""
+    stacks, left_out = all_stacks(series)
+    if left_out:
+        raise SeriesError(left_out[0].reason)
+    if len(stacks) != 1:
+        raise SeriesError(f"{len(stacks)} volumes in one series (phases, echoes or orientations), wanted one")
+    return stacks[0]
+
+
+def _skipped(found: Scan, chosen: Series) -> Iterator[tuple[Path, str]]:
+    for one in found.left_out:
+        yield from [(one.path, one.reason)] * one.num_files if one.path else ()
+    for study in found.studies:
+        for series in study.series:
+            if series.uid != chosen.uid:
+                yield from ((path, OTHER_SERIES) for path in sorted({frame.path for frame in series.frames}))
+
+
+def _exam_name(study: Study, site_dir: Path) -> str:
+    if study.accession:
+        return pseudonym(site_key(site_dir), "accession", study.accession)
+    if study.patient:
+        return pseudonym(site_key(site_dir), "patient", study.patient, study.uid)
     fact = "the DICOM files have neither an accession number nor a patient number; give an exam id"
     raise DataError(fact, public=fact)
 

@@ -70,6 +70,15 @@ class Frame:
     stack_id: str
     """StackID of an enhanced frame; empty otherwise."""
 
+    num_frames: int = 1
+    """NumberOfFrames of its file."""
+
+    signed: bool = False
+    """Whether stored values are signed (PixelRepresentation)."""
+
+    lossy: bool = False
+    """Whether the pixels were ever compressed with loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Series:

@@ -272,7 +272,7 @@ def test_one_of_several_series_must_be_named(tmp_path: Path) -> None:
     error = refusal(dicom, tmp_path / "site")
     assert "2 series to choose from" in error.public
     assert "'t1_fl3d_tra'" in str(error)
-    assert "'t2_tse' 1.2.826.0.1.3680043.8.498.12 (MR, 4 files)" in str(error)
+    assert "'t2_tse' 1.2.826.0.1.3680043.8.498.12 (MR, 4 images)" in str(error)
     assert "none of 2 series" in refusal(dicom, tmp_path / "site", "dwi").public
     for wanted in ("T2_TSE", SERIES + "2"):
         report = load(dicom, tmp_path / "site", wanted, exam_id="x")
@@ -323,6 +323,14 @@ def moved(number: int, along: float, sideways: float = 0.0) -> Callable[[list[Da
     return set_on(number, ImagePositionPatient=[f"{value:.9f}" for value in place])
 
 
+def twin(number: int, grey: int) -> Dataset:
+    """Another instance at the place and time of a slice."""
+    tags = slice_of(number)
+    tags.file_meta.MediaStorageSOPInstanceUID = tags.SOPInstanceUID = f"{SERIES}.{number + 1}.9"
+    tags.PixelData = pixels(grey).tobytes()
+    return tags
+
+
 def misnamed(slices: list[Dataset]) -> None:
     for tags in slices:
         tags.add(DataElement("Modality", "CS", SECRET, validation_mode=IGNORE))
@@ -338,37 +346,36 @@ def lossless(slices: list[Dataset]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda slices: slices.append(slice_of(2)), "1 of 5 slices lie where another one lies"),
-        (lambda slices: slices.extend(stack()), "4 of 8 slices lie where another one lies"),
-        (lambda slices: slices.pop(1), "uneven slices"),
+        (lambda slices: slices.append(twin(2, 20)), "slices at one position and one time with other pixels"),
+        (lambda slices: slices.pop(1), "missing slices: 1 in between the others (usually 2.500 mm apart)"),
         (moved(3, 0.03 * SLICE_MM), "uneven slices: 2.575 mm between slices 3 and 4, usually 2.500 mm"),
         (moved(2, 0, 0.5), "not stacked along their normal"),
-        (set_on(1, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), "mixed ImageOrientationPatient: 1 of 4"),
-        (set_on(1, Rows=5), "mixed Rows: 1 of 4 files differ"),
-        (set_on(1, Columns=6), "mixed Columns: 1 of 4 files differ"),
-        (set_on(1, PixelSpacing=[0.9, 0.8]), "mixed PixelSpacing"),
+        (set_on(1, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), "one slice of another orientation"),
+        (set_on(1, Rows=5), "one slice of another orientation, size"),
+        (set_on(1, Columns=6), "one slice of another orientation, size"),
+        (set_on(1, PixelSpacing=[0.9, 0.8]), "one slice of another orientation, size"),
         (on_all(PixelSpacing=[0.9, 0]), "must be above 0"),
         (on_all(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two unit vectors at a right angle"),
-        (set_on(1, ImagePositionPatient=[1, 2]), "ImagePositionPatient does not hold 3 numbers"),
-        (remove("ImagePositionPatient"), "ImagePositionPatient is missing in 1 of 4 files"),
-        (remove("ImageOrientationPatient"), "ImageOrientationPatient is missing in 1 of 4 files"),
-        (remove("PixelSpacing"), "PixelSpacing is missing in 1 of 4 files"),
-        (set_on(1, PixelSpacing=None), "PixelSpacing is missing in 1 of 4 files"),
-        (remove("Rows"), "Rows is missing in 1 of 4 files"),
+        (set_on(1, ImagePositionPatient=[1, 2]), "ImagePositionPatient is missing or holds no numbers"),
+        (remove("ImagePositionPatient"), "ImagePositionPatient is missing"),
+        (remove("ImageOrientationPatient"), "ImageOrientationPatient is missing"),
+        (remove("PixelSpacing"), "PixelSpacing is missing"),
+        (set_on(1, PixelSpacing=None), "PixelSpacing is missing"),
+        (remove("Rows"), "Rows is missing"),
         (remove("PixelData"), "truncated, damaged or missing pixel data"),
         (set_on(1, PixelData=pixels(1).tobytes()[:-4]), "truncated, damaged or missing pixel data"),
         (on_all(Modality="CT"), "modality is CT, only MR is imported"),
         (misnamed, "modality is unknown, only MR is imported"),
         (on_all(SOPClassUID=SecondaryCaptureImageStorage), "not MR Image Storage"),
-        (on_all(SOPClassUID=EnhancedMRImageStorage), "enhanced multi-frame MR is not imported yet"),
-        (on_all(NumberOfFrames=3), "enhanced multi-frame MR is not imported yet"),
+        (on_all(SOPClassUID=EnhancedMRImageStorage), "enhanced MR without the functional groups"),
+        (on_all(NumberOfFrames=3), "several frames in a file of classic MR"),
         (on_all(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "colour images"),
         (on_all(PhotometricInterpretation="MONOCHROME1"), "is not MONOCHROME2"),
-        (lossless, "compressed as JPEG-LS Lossless Image Compression, and no decoder"),
+        (lossless, "truncated, damaged or missing pixel data"),
         (set_on(1, RescaleSlope=0), "RescaleSlope is 0"),
         (set_on(1, RescaleSlope="1e300"), "beyond the range of float32"),
-        (set_on(1, PatientID="0816"), "files of one series with 2 different values of PatientID"),
-        (set_on(1, StudyInstanceUID="1.2.3"), "2 different values of StudyInstanceUID"),
+        (set_on(1, PatientID="0816"), "files of one study with 2 different values of PatientID"),
+        (set_on(1, StudyInstanceUID="1.2.3"), "files of one series in 2 studies"),
         (lambda slices: slices.__delitem__(slice(1, None)), "a single slice without SpacingBetweenSlices"),
     ],
 )
@@ -388,6 +395,16 @@ def test_no_tag_is_quoted_in_a_warning_or_log_line(
     refusal(save(tmp_path / "in", *slices), tmp_path / "site")
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_copies_of_slices_are_left_out_and_told(tmp_path: Path) -> None:
+    plain = load(save(tmp_path / "in", *stack()), tmp_path / "a", exam_id="x")
+    folder = save(tmp_path / "twice", *stack(), *stack(), twin(1, 1))
+    again = load(folder, tmp_path / "b", exam_id="x")
+    assert again.path.read_bytes() == plain.path.read_bytes()
+    assert again.skipped_counts == {"copy of another file": SLICES}
+    assert again.notices == ("1 copies of slices dropped from its series",)
+    assert "note: 1 copies" in str(again)
 
 
 def test_positions_rounded_within_one_percent_are_accepted(tmp_path: Path) -> None:

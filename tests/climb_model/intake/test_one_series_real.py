@@ -27,7 +27,9 @@ def load(dicom: Path, site: Path, series: str | None = None, exam_id: str | None
     return import_series(dicom, site, sequence="Pre", series=series, exam_id=exam_id)
 
 
-@pytest.mark.parametrize("variant", ["_RLE", "_bigendian", "_expb", "_implicit", "_padded"])
+@pytest.mark.parametrize(
+    "variant", ["_RLE", "_bigendian", "_expb", "_implicit", "_padded", "_jp2klossless", "_jpeg_ls_lossless"]
+)
 def test_transfer_syntaxes_give_the_same_volume(tmp_path: Path, variant: str) -> None:
     written = []
     for name in ("MR_small", f"MR_small{variant}"):
@@ -42,18 +44,14 @@ def test_transfer_syntaxes_give_the_same_volume(tmp_path: Path, variant: str) ->
     assert written[1].read_bytes() == written[0].read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [("MR_truncated", "truncated, damaged"), ("MR_small_jpeg_ls_lossless", "compressed as JPEG-LS")],
-)
-def test_pydicoms_faulty_files_are_refused(tmp_path: Path, name: str, reason: str) -> None:
-    path = get_testdata_file(f"{name}.dcm")
+def test_pydicoms_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = get_testdata_file("MR_truncated.dcm")
     assert isinstance(path, str)
     (tmp_path / "in").mkdir()
     shutil.copy(path, tmp_path / "in")
     with pytest.raises(DataError) as caught:
         load(tmp_path / "in", tmp_path / "site")
-    assert reason in caught.value.public
+    assert "truncated, damaged or missing pixel data" in caught.value.public
     assert not (tmp_path / "site").exists()
 
 

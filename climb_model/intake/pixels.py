@@ -1,0 +1,127 @@
+"""Stored pixel values of frames; no size that a file tells is trusted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, RLELossless
+
+from climb_model.intake.study import Frame, SeriesError
+from climb_model.intake.tags import READ_FAULTS, silent_pydicom
+
+BAD_PIXELS = "truncated, damaged or missing pixel data"
+_FRAME_PIXELS = 2**24
+"""Largest image, 4096 x 4096: no MR image comes near it."""
+_STACK_VOXELS = 2**29
+"""Largest volume, 2 GiB in float32."""
+_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_JPEG_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def stored_values(frames: Sequence[Frame]) -> list[np.ndarray]:
+    """Stored values (row, column) of each frame, every file opened once.
+
+    Raises:
+        SeriesError: sizes beyond the files' or any reason, pixels that are truncated, damaged or compressed
+            without a decoder here.
+    """
+    check_sizes(frames)
+    places: dict[Path, list[int]] = {}
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.path, []).append(place)
+    found: list[np.ndarray | None] = [None] * len(frames)
+    for path, wanted in places.items():
+        try:
+            with silent_pydicom():
+                images = _decode(path, [frames[place] for place in wanted])
+        except SeriesError:
+            raise
+        except READ_FAULTS:
+            raise SeriesError(BAD_PIXELS) from None
+        for place, image in zip(wanted, images, strict=True):
+            found[place] = image
+    return [image for image in found if image is not None]
+
+
+def check_sizes(frames: Sequence[Frame]) -> None:
+    """Refuse images that their files cannot hold, before memory is taken for them."""
+    if len(frames) * frames[0].rows * frames[0].columns > _STACK_VOXELS:
+        raise SeriesError(f"more than {_STACK_VOXELS} voxels in one volume")
+    sizes: dict[Path, int] = {}
+    for frame in frames:
+        if frame.rows * frame.columns > _FRAME_PIXELS:
+            raise SeriesError(f"an image of more than {_FRAME_PIXELS} pixels")
+        syntax = _syntax(frame)
+        if syntax.is_compressed:  # deflated files too
+            continue
+        if frame.path not in sizes:
+            try:
+                sizes[frame.path] = frame.path.stat().st_size
+            except OSError:
+                raise SeriesError(BAD_PIXELS) from None
+        if frame.rows * frame.columns * frame.num_frames * frame.bits_allocated > 8 * sizes[frame.path]:
+            raise SeriesError(f"{BAD_PIXELS}: the file is shorter than its image")
+
+
+def _syntax(frame: Frame) -> UID:
+    uid = UID(frame.transfer_syntax)
+    if not uid.is_transfer_syntax:
+        raise SeriesError("an unknown transfer syntax")
+    if uid.is_encapsulated:
+        try:
+            available = get_decoder(uid).is_available
+        except NotImplementedError:
+            available = False
+        if not available:
+            raise SeriesError(f"compressed as {uid.name}, and no decoder for it is installed")
+    return uid
+
+
+def _decode(path: Path, frames: Sequence[Frame]) -> list[np.ndarray]:
+    first = frames[0]
+    indices = [frame.index or 0 for frame in frames]
+    source: Path | Dataset = path
+    syntax = UID(first.transfer_syntax)
+    if syntax.is_compressed:
+        source = dcmread(path)
+        if syntax.is_encapsulated and syntax != RLELossless:
+            for index in indices:
+                codestream = get_frame(
+                    cast(bytes, source.PixelData), index, number_of_frames=first.num_frames
+                )
+                if _codestream_size(codestream) != (first.rows, first.columns):
+                    raise SeriesError(
+                        f"{BAD_PIXELS}: the compressed image has another size than Rows and Columns"
+                    )
+    images = list(iter_pixels(source, indices=indices))
+    if any(image.shape != (first.rows, first.columns) for image in images):
+        raise SeriesError("pixel data of another size than Rows and Columns say")
+    return [image.astype(image.dtype.newbyteorder("=")) for image in images]
+
+
+def _codestream_size(codestream: bytes) -> tuple[int, int] | None:
+    """Rows and columns of a JPEG, JPEG-LS or JPEG 2000 image, by its own header."""
+    start = codestream.find(b"\xff\x4f\xff\x51")  # JPEG 2000: start of codestream, size
+    if 0 <= start < 256 and len(codestream) >= start + 24:
+        right, bottom, left, top = struct.unpack_from(">4I", codestream, start + 8)
+        return bottom - top, right - left
+    place = 2
+    while place + 9 <= len(codestream) and codestream[place] == 0xFF:
+        marker = codestream[place + 1]
+        if marker in _JPEG_START_OF_FRAME:
+            rows, columns = struct.unpack_from(">2H", codestream, place + 5)
+            return rows, columns
+        if marker == 0xFF or marker in _JPEG_WITHOUT_LENGTH:
+            place += 1 if marker == 0xFF else 2
+        else:
+            place += 2 + int.from_bytes(codestream[place + 2 : place + 4], "big")
+    return None
