@@ -30,7 +30,11 @@ NO_FINDINGS = "no row in the findings table"
 BAD_NUMBER = "Fold, Age or Lesion is not a whole number"
 """Reasons of `SiteData.left_out`. They name no exam, so their counts may be told to the server."""
 
-_SIDES = {"left": "Linke Mamma", "right": "Rechte Mamma"}
+UKA_KEYS = ("AnforderungsNr", "UntersuchungsNr")
+"""Columns of `mrt-befund.csv` whose numbers, the second in two digits, name the exam."""
+
+UKA_SIDES = {"left": "Linke Mamma", "right": "Rechte Mamma"}
+"""Its columns of report text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +212,7 @@ def _uka_tables(folder: Path, site: str, wanted: _Wanted) -> _Tables:
         findings = read_findings(replace(table, rows=tuple(splits.values())), wanted.findings)
     return _Tables(
         splits=splits,
-        patients={uid: row["PatientID"] or _request(uid) for uid, row in splits.items()},
+        patients={uid: row["PatientID"] or request_of(uid) for uid, row in splits.items()},
         annotations={},
         reports=_uka_reports(metadata / "mrt-befund.csv", site) if wanted.reports else None,
         findings=findings,
@@ -216,18 +220,20 @@ def _uka_tables(folder: Path, site: str, wanted: _Wanted) -> _Tables:
 
 
 def _uka_reports(path: Path, site: str) -> dict[str, str]:
-    keys = ("AnforderungsNr", "UntersuchungsNr")
-    table = read_table(path, (*keys, *_SIDES.values()), site=site)
+    keys = UKA_KEYS
+    table = read_table(path, (*keys, *UKA_SIDES.values()), site=site)
     complete = [row for row in table.rows if all(row[key] for key in keys)]
     if len(complete) < len(table.rows):
         count = len(table.rows) - len(complete)
         raise site_fault(site, f"{path.name}: rows without {' or '.join(keys)}: {count}", path=path)
     rows = [row | {"UID": row[keys[0]] + row[keys[1]].zfill(2)} for row in complete]
     studies = by_uid(replace(table, rows=tuple(rows)))
-    return {f"{uid}_{side}": row[column] for uid, row in studies.items() for side, column in _SIDES.items()}
+    return {
+        f"{uid}_{side}": row[column] for uid, row in studies.items() for side, column in UKA_SIDES.items()
+    }
 
 
-def _request(uid: str) -> str:
+def request_of(uid: str) -> str:
     """AnforderungsNr of a UKA UID: what stands before the two digits of the UntersuchungsNr."""
     return uid.removesuffix("_left").removesuffix("_right")[:-2] or uid
 
