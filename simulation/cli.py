@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tool = Tool("climb-sim", "Federated studies on one machine. Research use, not a medical device.")
     _add_demo(tool)
     _add_make_data(tool)
+    _add_make_dicom(tool)
     _add_run(tool)
     _add_model(tool)
     return tool.run(arguments)
@@ -84,6 +85,28 @@ def _make_data(arguments: argparse.Namespace) -> int:
     print(
         f"{out}: {arguments.sites} sites with {arguments.exams} breasts each, "
         f"{CENTRAL} with {arguments.central_exams}"
+    )
+    return DONE
+
+
+def _add_make_dicom(tool: Tool) -> None:
+    does = "export synthetic hospitals as DICOM trees with report tables, to try the import on"
+    parser = tool.verb("make-dicom", _make_dicom, does=does)
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder, one folder a hospital below it")
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help="what make-data wrote")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
+    parser.add_argument("--workers", type=whole_number(1), default=2, help="processes")
+
+
+def _make_dicom(arguments: argparse.Namespace) -> int:
+    out = new_folder(arguments.out, "OUT")
+    data = existing_folder(arguments.data, "--data")
+    from climb_model.data.synthetic_dicom.export import TRUTH, make_dicom
+
+    made = make_dicom(data, out, seed=arguments.seed, workers=arguments.workers)
+    print(
+        f"{out}: {made.num_hospitals} hospitals, {made.num_studies} studies, {made.num_files} DICOM files; "
+        f"left out: {made.num_left_out} patients with one breast; what each study is: {TRUTH}"
     )
     return DONE
 
