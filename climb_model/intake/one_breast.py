@@ -86,19 +86,27 @@ def cut_side(
 
 
 def _constant(values: Values) -> bool:
-    inner = values.voxels if values.within.all() else values.voxels[values.within]
-    return inner.size == 0 or float(inner.min()) == float(inner.max())
+    few = (slice(None, None, 8), slice(None, None, 8))
+    for voxels, within in ((values.voxels[few], values.within[few]), (values.voxels, values.within)):
+        inner = voxels[within]
+        if inner.size and float(inner.min()) < float(inner.max()):
+            return False
+    return True
 
 
 def _within_pre(values: Values, pre: Values) -> Values:
     """Zeros where Pre ends, so that all sequences end there."""
-    if pre.within.all():
+    if not (values.within > pre.within).any():
         return values
     return Values(voxels=values.voxels * pre.within, within=values.within & pre.within)
 
 
 def _difference(post: Values, pre: Values) -> Values:
-    return Values(voxels=(post.voxels - pre.voxels) * post.within, within=post.within & pre.within)
+    """Post - Pre where both are; a phase has been cut to Pre before."""
+    voxels = post.voxels - pre.voxels
+    if (pre.within > post.within).any():
+        voxels *= post.within
+    return Values(voxels=voxels, within=post.within)
 
 
 def _stored(voxels: np.ndarray, whole: bool) -> np.ndarray:

@@ -95,19 +95,28 @@ def resample(image: Image, grid: Grid) -> Values:
 
         voxels, within = resample_by(image, grid, None)
         return Values(voxels=voxels, within=within)
-    voxels, within = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)
-    if any(axis.low.size == 0 for axis in axes):
-        return Values(voxels=voxels, within=within)
-    order = sorted(range(3), key=lambda axis: -abs(image.voxels.strides[axis]))  # long runs of memory last
-    box = image.voxels[tuple(axis.crop for axis in axes)].transpose(order)
-    inside = tuple(axis.inside for axis in axes)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for place, number in enumerate(order):
-            axis = axes[number]
-            box = interpolate(box, place, axis.low - axis.low[0], axis.weight)
-        voxels[inside] = _scaled(box.transpose(np.argsort(order)), image)
-    within[inside] = True
+    voxels = np.zeros(grid.shape[::-1], np.float32).transpose()  # slices apart in memory, as in most files
+    within = np.zeros(grid.shape[::-1], np.bool_).transpose()
+    if all(axis.low.size for axis in axes):
+        inside = tuple(axis.inside for axis in axes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            _fill(voxels[inside], image, axes)
+        within[inside] = True
     return Values(voxels=voxels, within=within)
+
+
+def _fill(values: np.ndarray, image: Image, axes: tuple[Axis, Axis, Axis]) -> None:
+    """Interpolate plane by plane along the axis whose voxels lie farthest apart: planes fit the cache."""
+    slow, *others = sorted(range(3), key=lambda axis: -abs(image.voxels.strides[axis]))
+    order = [slow, *others]
+    box = image.voxels[tuple(axis.crop for axis in axes)].transpose(order)
+    planes = values.transpose(order)
+    along = axes[slow]
+    for number, (low, weight) in enumerate(zip(along.low - along.low[0], along.weight, strict=True)):
+        plane = interpolate(box[low : low + 2], 0, np.zeros(1, np.intp), np.array([weight]))
+        for place, axis in enumerate(axes[each] for each in others):
+            plane = interpolate(plane, place + 1, axis.low - axis.low[0], axis.weight)
+        planes[number] = _scaled(plane[0], image)
 
 
 def _scaled(values: np.ndarray, image: Image) -> np.ndarray:

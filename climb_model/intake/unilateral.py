@@ -35,7 +35,7 @@ SIZE = (256, 256, 32)
 """Columns from the midline outward, rows from the breasts' front backward, slices."""
 MARGIN_MM = 7.0
 """Air kept in front of the breasts."""
-OFF_MM = 5.0
+OFF_MM = 6.0
 """A body contour that lies farther from Pre's is told."""
 
 _NAMES = re.compile(r"Pre|Post_\d+|T2")
@@ -107,7 +107,9 @@ def split_exam(files: Mapping[str, Path], *, laterality: str = "", motion: str =
     sides: dict[str, dict[str, SideVolume]] = {}
     for side, columns in parts.items():
         part = part_of(whole, columns)
-        region = breast_region(front[columns.start // _STRIDE : columns.stop // _STRIDE], wall, part)
+        region = breast_region(
+            front[columns.start // _STRIDE // 2 : columns.stop // _STRIDE // 2], wall, part
+        )
         sides[side], figures = cut_side(fields, part, columns, region, motion)
         provenance["sides"][side] = figures
         notices += _told(side, figures)
@@ -180,7 +182,8 @@ def _lay_field(pre: Image, breasts: Breasts, laterality: str) -> tuple[Grid, dic
 
 def _resampled(name: str, image: Image, grid: Grid) -> Sequence:
     values = resample(image, grid)
-    if not np.isfinite([values.voxels.min(), values.voxels.max()]).all():
+    scaled = (image.slope, image.intercept) != (1.0, 0.0) or image.voxels.dtype.kind == "f"
+    if scaled and not np.isfinite([values.voxels.min(), values.voxels.max()]).all():
         fact = f"{name}: values beyond the range of float32"
         raise DataError(fact, fact)
     whole = image.voxels.dtype.kind in "iu" and image.slope.is_integer() and image.intercept.is_integer()
@@ -188,8 +191,8 @@ def _resampled(name: str, image: Image, grid: Grid) -> Sequence:
 
 
 def _front(values: Values) -> np.ndarray:
-    """(column, slice): row of the body's front on every fourth column."""
-    coarse = ndimage.uniform_filter(values.voxels[::_STRIDE, ::_STRIDE], 3)
+    """(column, slice): row of the body's front on every eighth column."""
+    coarse = ndimage.uniform_filter(values.voxels[:: 2 * _STRIDE, ::_STRIDE], (1, 3, 3))
     return find_front(find_body(coarse)) * _STRIDE
 
 
