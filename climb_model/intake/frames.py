@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
 
 from climb_model.intake.study import Frame
-from climb_model.intake.tags import number, numbers, seconds, text, texts, whole
+from climb_model.intake.tags import first_item, number, numbers, seconds, text, texts, whole
 
 MULTI_FRAME_MR = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 
@@ -31,6 +31,18 @@ _PERSONS = (
     "OperatorsName",
 )
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+_MACROS = (
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "FrameContentSequence",
+    "PixelValueTransformationSequence",
+    "MRDiffusionSequence",
+    "MREchoSequence",
+    "MRImageFrameTypeSequence",
+    "CardiacSynchronizationSequence",
+)
 
 HEADER_TAGS = (
     *_PERSONS,
@@ -99,9 +111,9 @@ def describe(path: Path, tags: Dataset) -> FileHeader:
     Raises:
         ValueError: (or another of `READ_FAULTS`) a tag that cannot be read as what it is.
     """
-    groups = tags.get(_GROUPS[1])
-    multi = text(tags, "SOPClassUID") in MULTI_FRAME_MR and groups is not None
-    frames = _multi_frames(path, tags) if multi else (_frame(path, None, tags, tags),)
+    file = _classic_frame(path, tags)
+    multi = file.sop_class in MULTI_FRAME_MR and _GROUPS[1] in tags
+    frames = _enhanced_frames(file, tags) if multi else (file,)
     return FileHeader(study=_study_tags(tags), series=_series_tags(tags), frames=tuple(frames))
 
 
@@ -134,7 +146,7 @@ def _series_tags(tags: Dataset) -> SeriesTags:
         protocol=text(tags, "ProtocolName"),
         modality=text(tags, "Modality"),
         laterality=side if side in ("L", "R") else "",
-        contrast=agent or bool(tags.get("ContrastBolusAgentSequence")),
+        contrast=agent or first_item(tags, "ContrastBolusAgentSequence") is not None,
     )
 
 
@@ -163,79 +175,86 @@ def _age_days(born: str, date: str, age: str) -> int | None:
     return None
 
 
-def _multi_frames(path: Path, tags: Dataset) -> Iterator[Frame]:
-    """The frames of an enhanced file, from its shared and per-frame functional groups (PS3.3 C.7.6.16)."""
-    each = list(tags[_GROUPS[1]].value)
-    told = whole(tags, "NumberOfFrames")
-    if told != len(each):
-        raise ValueError(f"NumberOfFrames is {told}, the functional groups hold {len(each)}")
-    shared = _macros(next(iter(tags.get(_GROUPS[0]) or ()), Dataset()))
-    for index, groups in enumerate(each):
-        merged = Dataset()
-        for macro in (shared | _macros(groups)).values():
-            merged.update(macro)
-        yield _frame(path, index, tags, merged)
-
-
-def _macros(groups: Dataset) -> dict[str, Dataset]:
-    """Keyword of each functional group to its first item."""
-    found: dict[str, Dataset] = {}
-    for keyword in _MACROS:
-        items = groups.get(keyword)
-        if items:
-            found[keyword] = cast(Dataset, items[0])
-    return found
-
-
-_MACROS = (
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelMeasuresSequence",
-    "FrameContentSequence",
-    "PixelValueTransformationSequence",
-    "MRDiffusionSequence",
-    "MREchoSequence",
-    "MRImageFrameTypeSequence",
-    "CardiacSynchronizationSequence",
-)
-
-
-def _frame(path: Path, index: int | None, file: Dataset, tags: Dataset) -> Frame:
-    """One slice. `tags` holds what differs by frame: of a classic file it is the file itself."""
-    multi = index is not None
-    syntax = str(file.file_meta.TransferSyntaxUID)
-    slope, intercept = number(tags, "RescaleSlope"), number(tags, "RescaleIntercept")
+def _classic_frame(path: Path, tags: Dataset) -> Frame:
+    syntax = str(tags.file_meta.TransferSyntaxUID)
     return Frame(
         path=path,
-        index=index,
-        instance=text(file, "SOPInstanceUID"),
-        sop_class=text(file, "SOPClassUID"),
+        index=None,
+        instance=text(tags, "SOPInstanceUID"),
+        sop_class=text(tags, "SOPClassUID"),
         transfer_syntax=syntax,
-        modality=text(file, "Modality"),
-        image_type=(texts(tags, "FrameType") if multi else ()) or texts(file, "ImageType"),
-        rows=whole(file, "Rows") or 0,
-        columns=whole(file, "Columns") or 0,
-        samples=whole(file, "SamplesPerPixel") or 1,
-        photometric=text(file, "PhotometricInterpretation"),
-        bits_allocated=whole(file, "BitsAllocated") or 0,
+        modality=text(tags, "Modality"),
+        image_type=texts(tags, "ImageType"),
+        rows=whole(tags, "Rows") or 0,
+        columns=whole(tags, "Columns") or 0,
+        samples=whole(tags, "SamplesPerPixel") or 1,
+        photometric=text(tags, "PhotometricInterpretation"),
+        bits_allocated=whole(tags, "BitsAllocated") or 0,
         position=numbers(tags, "ImagePositionPatient", 3),
         orientation=numbers(tags, "ImageOrientationPatient", 6),
         spacing=numbers(tags, "PixelSpacing", 2),
         slice_spacing_mm=number(tags, "SpacingBetweenSlices"),
         thickness_mm=number(tags, "SliceThickness"),
-        slope=1.0 if slope is None else slope,
-        intercept=0.0 if intercept is None else intercept,
-        temporal_position=whole(tags, "TemporalPositionIndex" if multi else "TemporalPositionIdentifier"),
-        acquisition_number=whole(tags, "FrameAcquisitionNumber" if multi else "AcquisitionNumber"),
-        acquired_s=seconds(tags, "FrameAcquisitionDateTime")
-        if multi
-        else seconds(tags, "AcquisitionDateTime", "AcquisitionTime"),
-        content_s=seconds(file, "", "ContentTime"),
-        trigger_ms=number(tags, "NominalCardiacTriggerDelayTime" if multi else "TriggerTime"),
-        echo_ms=number(tags, "EffectiveEchoTime" if multi else "EchoTime"),
+        slope=_or(number(tags, "RescaleSlope"), 1.0),
+        intercept=_or(number(tags, "RescaleIntercept"), 0.0),
+        temporal_position=whole(tags, "TemporalPositionIdentifier"),
+        acquisition_number=whole(tags, "AcquisitionNumber"),
+        acquired_s=seconds(tags, "AcquisitionDateTime", "AcquisitionTime"),
+        content_s=seconds(tags, "", "ContentTime"),
+        trigger_ms=number(tags, "TriggerTime"),
+        echo_ms=number(tags, "EchoTime"),
         b_value=number(tags, "DiffusionBValue"),
-        stack_id=text(tags, "StackID") if multi else "",
-        signed=whole(file, "PixelRepresentation") == 1,
-        lossy=text(file, "LossyImageCompression") == "01" or syntax in _LOSSY,
-        num_frames=whole(file, "NumberOfFrames") or 1,
+        stack_id="",
+        signed=whole(tags, "PixelRepresentation") == 1,
+        lossy=text(tags, "LossyImageCompression") == "01" or syntax in _LOSSY,
+        num_frames=whole(tags, "NumberOfFrames") or 1,
     )
+
+
+def _enhanced_frames(file: Frame, tags: Dataset) -> Iterator[Frame]:
+    """The frames of an enhanced file, from its shared and per-frame functional groups (PS3.3 C.7.6.16)."""
+    each = cast(Sequence[Dataset], tags[_GROUPS[1]].value)
+    if file.num_frames != len(each):
+        raise ValueError(f"NumberOfFrames is {file.num_frames}, the functional groups hold {len(each)}")
+    shared = _macros(first_item(tags, _GROUPS[0]) or Dataset())
+    for index, groups in enumerate(each):
+        yield _enhanced_frame(file, index, shared | _macros(groups))
+
+
+def _enhanced_frame(file: Frame, index: int, macros: dict[str, Dataset]) -> Frame:
+    """One frame: what its functional groups hold, and what its file tells of all frames."""
+    none = Dataset()
+    content = macros.get("FrameContentSequence", none)
+    measures = macros.get("PixelMeasuresSequence", none)
+    values = macros.get("PixelValueTransformationSequence", none)
+    return replace(
+        file,
+        index=index,
+        image_type=texts(macros.get("MRImageFrameTypeSequence", none), "FrameType") or file.image_type,
+        position=numbers(macros.get("PlanePositionSequence", none), "ImagePositionPatient", 3),
+        orientation=numbers(macros.get("PlaneOrientationSequence", none), "ImageOrientationPatient", 6),
+        spacing=numbers(measures, "PixelSpacing", 2),
+        slice_spacing_mm=number(measures, "SpacingBetweenSlices"),
+        thickness_mm=number(measures, "SliceThickness"),
+        slope=_or(number(values, "RescaleSlope"), 1.0),
+        intercept=_or(number(values, "RescaleIntercept"), 0.0),
+        temporal_position=whole(content, "TemporalPositionIndex"),
+        acquisition_number=whole(content, "FrameAcquisitionNumber"),
+        acquired_s=seconds(content, "FrameAcquisitionDateTime"),
+        trigger_ms=number(
+            macros.get("CardiacSynchronizationSequence", none), "NominalCardiacTriggerDelayTime"
+        ),
+        echo_ms=number(macros.get("MREchoSequence", none), "EffectiveEchoTime"),
+        b_value=number(macros.get("MRDiffusionSequence", none), "DiffusionBValue"),
+        stack_id=text(content, "StackID"),
+    )
+
+
+def _macros(groups: Dataset) -> dict[str, Dataset]:
+    """Keyword of each functional group to its first item."""
+    items = ((keyword, first_item(groups, keyword)) for keyword in _MACROS)
+    return {keyword: item for keyword, item in items if item is not None}
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

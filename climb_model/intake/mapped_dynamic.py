@@ -88,7 +88,6 @@ def _before_runs(pre: Sequence[Stack], t1: Sequence[Stack]) -> Dynamic:
         if before:
             found.append(after_pre(before, run, "Pre, and the T1 volumes of the same geometry after it"))
     if not found:
-        raise (
-            faults[0] if faults else SeriesError("no T1 volume after the one that the mapping file names Pre")
-        )
+        none = SeriesError("no T1 volume after the one that the mapping file names Pre")
+        raise faults[0][1] if faults else none
     return best(found)

@@ -1,4 +1,6 @@
 """One breast of an exam: its sequences on one grid, the subtraction, what is left out."""
+CONSTANT_SHARE = 0.95
+"""A sequence with one value in more of a breast's voxels is constant there."""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def cut_side(
     }
     pre = halves["Pre"]
     figures: dict[str, Any] = {"covered": {}, "left_out": {}, "motion": {}}
-    if _constant(pre):
+    if _constant(pre, region):
         return {}, figures | {"left_out": {"Pre": "constant"}}
     kept = {"Pre": pre}
     for name, values in halves.items():
@@ -63,7 +65,7 @@ def cut_side(
         figures["covered"][name] = round(share, 3)
         if share < FEW_SHARE:
             figures["left_out"][name] = f"covers {share:.0%} of Pre's field"
-        elif _constant(values):
+        elif _constant(values, region):
             figures["left_out"][name] = "constant"
         elif name == "T2":
             kept[name] = _within_pre(values, pre)
@@ -75,7 +77,7 @@ def cut_side(
     if "Post_1" in kept:
         kept["Sub_1"] = _difference(kept["Post_1"], pre)
         whole["Sub_1"] = whole["Post_1"] and whole["Pre"]
-        if _constant(kept["Sub_1"]):
+        if _constant(kept["Sub_1"], region):
             figures["left_out"]["Sub_1"] = "Post_1 equals Pre"
             del kept["Sub_1"]
     volumes = {
@@ -85,13 +87,12 @@ def cut_side(
     return volumes, figures
 
 
-def _constant(values: Values) -> bool:
-    few = (slice(None, None, 8), slice(None, None, 8))
-    for voxels, within in ((values.voxels[few], values.within[few]), (values.voxels, values.within)):
-        inner = voxels[within]
-        if inner.size and float(inner.min()) < float(inner.max()):
-            return False
-    return True
+def _constant(values: Values, region: np.ndarray) -> bool:
+    """Whether nearly all of the breast has one value: the other breast's edge may reach into a half."""
+    inner = values.voxels[::2, ::2][region & values.within[::2, ::2]]
+    if not inner.size:
+        inner = values.voxels[values.within]
+    return inner.size == 0 or float((inner == np.median(inner)).mean()) > CONSTANT_SHARE
 
 
 def _within_pre(values: Values, pre: Values) -> Values:

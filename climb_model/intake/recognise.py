@@ -14,7 +14,7 @@ from climb_model.intake.patterns import matches
 from climb_model.intake.runs import seconds_after
 from climb_model.intake.series_words import family, unwanted, weighting
 from climb_model.intake.study import LeftOut, SeriesError, Stack, Study
-from climb_model.intake.t2 import choose_t2
+from climb_model.intake.t2 import ANOTHER, choose_t2
 
 RULES_VERSION = 1
 """Raised whenever other volumes than before may be chosen."""
@@ -58,7 +58,7 @@ def name_stacks(study: Study, stacks: Sequence[Stack], mapping: SeriesMapping) -
         for name, (place, _) in dynamic.named.items()
     }
     reasons = dict.fromkeys(map(id, found.t1), "a T1 volume beside the dynamic series")
-    reasons |= found.reasons
+    reasons |= dict.fromkeys(map(id, found.t2), ANOTHER) | dict(found.reasons)
     reasons |= dict.fromkeys(map(id, dynamic.stacks), "an earlier phase before contrast")
     own = {id(stack) for stack in dynamic.stacks}
     t2 = choose_t2([each for each in found.free if id(each) not in own], found.t2, dynamic.pre, mapping)

@@ -15,7 +15,7 @@ from climb_model.intake.study import Stack
 MIN_COVERED = 0.5
 """A T2 volume that covers less of Pre shows another place."""
 
-_ANOTHER = "another T2 volume was taken"
+ANOTHER = "another T2 volume was taken"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def choose_t2(stacks: Sequence[Stack], t2: Sequence[Stack], pre: Stack, mapping:
         count = f"{len(finalists)} volumes could be T2"
         several = dict.fromkeys(map(id, candidates), f"{count}: name one in the mapping file")
         return ChosenT2(missing=f"{count}: name one in the mapping file", reasons=reasons | several)
-    reasons |= {id(stack): _ANOTHER for stack in candidates if stack is not chosen}
+    reasons |= {id(stack): ANOTHER for stack in candidates if stack is not chosen}
     return ChosenT2(chosen, _how(candidates, finalists, chosen), "", reasons)
 
 

@@ -192,7 +192,7 @@ def _resampled(name: str, image: Image, grid: Grid) -> Sequence:
 
 def _front(values: Values) -> np.ndarray:
     """(column, slice): row of the body's front on every eighth column."""
-    coarse = ndimage.uniform_filter(values.voxels[:: 2 * _STRIDE, ::_STRIDE], (1, 3, 3))
+    coarse = ndimage.uniform_filter(values.voxels[:: 2 * _STRIDE, ::_STRIDE], 3, axes=(1, 2))
     return find_front(find_body(coarse)) * _STRIDE
 
 
