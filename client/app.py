@@ -12,7 +12,9 @@ from flwr.clientapp import ClientApp
 
 from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
 from client.state import PrivateState, StateError, load_private, save_state, state_before
+from client.trained_exams import forgotten_notice, record_exams
 from climb_model.data.exam import DataError
+from climb_model.lock import LockedError, only_process
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed
@@ -76,6 +78,8 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
         load_private(model, kept.private)
     elif round > 1:
         site.say(f"round {round}: no private state of an earlier round, starting without")
+    if notice := forgotten_notice(site.private / study):
+        site.say(f"round {round}: {notice}")
     load_shared(model, arrays.to_torch_state_dict(), sender="the server")
     exams, _ = exams_of(site, settings)
     moments = None if kept is None or settings.federation.reset_optimizer else kept.optimizer
@@ -93,6 +97,7 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
         scratch=site.private,
     )
     state = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
+    record_exams(site.private / study, exams, round)
     save_state(site.private / study, state)
     parts = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     site.say(
@@ -121,10 +126,15 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
         torch.set_num_threads(settings.training.num_threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(settings.seed, name, message.metadata.message_type))
-            return work(site, study, settings, message.content)
+            with only_process(
+                site.private / "lock",
+                what=f"works with the exams of site '{name}'",
+                wait_s=settings.federation.round_timeout_s,
+            ):
+                return work(site, study, settings, message.content)
     except DataError as error:
         told, full = error.public, str(error)
-    except (PolicyError, SharingError, TrainingError, SettingsError, RunError) as error:
+    except (LockedError, PolicyError, SharingError, TrainingError, SettingsError, RunError) as error:
         told = full = str(error)
     except (DeviceError, SiteError, StateError) as error:
         told, full = "is not set up as it should be; its own log says how", str(error)

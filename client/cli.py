@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_evaluate(tool)
     _add_similar(tool)
     return tool.run(arguments)
+    _add_forget(tool)
 
 
 def _add_import(tool: Tool) -> None:
@@ -149,7 +150,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     with LiveTable(console=Console(stderr=True, highlight=False)) as screen, watched_by(screen):
         if run is not None:
-            found = evaluate_run(run, site, weights, split=arguments.split)
+            found = evaluate_run(run, site, weights, split=arguments.split, say=print)
         else:
             found = evaluate(arguments.shared, site, weights, split=arguments.split, reports=True)
     print("\n".join(evaluation_lines(found.summary)))
@@ -208,4 +209,28 @@ def _similar(arguments: argparse.Namespace) -> int:
             show_reports=arguments.show_reports,
         )
     print("\n".join(to_lines(found)))
+    return DONE
+
+
+def _add_forget(tool: Tool) -> None:
+    parser = tool.verb("forget", _forget, does="remove an exam and everything made of it from this site")
+    parser.add_argument("exam", metavar="UID", help="<ID>_left or <ID>_right; <ID>: both breasts")
+    parser.add_argument("--site", type=Path, required=True, metavar="SITE_DIR", help="the site's data folder")
+    parser.add_argument(
+        "--private",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="private folder or run folder to search too; may be given again",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    site = existing_folder(arguments.site, "--site")
+    private = [existing_folder(folder, "--private") for folder in arguments.private]
+    from client.forget import forget, to_lines
+
+    print("\n".join(to_lines(forget(arguments.exam, site, private, dry_run=arguments.dry_run))))
     return DONE

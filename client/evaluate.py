@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.site import TOKENS
-from client.train import site_of_run
+from client.train import Say, site_of_run
+from client.trained_exams import forgotten_notice
 from climb_model.evaluation.again import Evaluation, evaluate, write_evaluation
 from climb_model.report.evaluated import write_evaluation_report
 from climb_model.runs import RunFolder
 from climb_model.trained import SHARED
 
 
-def evaluate_run(run: Path, data: Path, weights: Path | None, *, split: str | None = None) -> Evaluation:
+def evaluate_run(
+    run: Path, data: Path, weights: Path | None, *, split: str | None = None, say: Say | None = None
+) -> Evaluation:
     """Measure what the site trained by itself; slice tokens that the training kept are used again.
 
     Args:
         weights: folder of the frozen encoders' model folders; None: the one of the training.
+        say: told if exams were forgotten that the weights were trained with.
 
     Raises:
         RunError: if the folder holds no training of one site alone, or its settings were changed.
@@ -25,6 +29,8 @@ def evaluate_run(run: Path, data: Path, weights: Path | None, *, split: str | No
     folder = RunFolder.open(run)
     site = site_of_run(folder)
     own = data.resolve() == site.data
+    if say is not None and (notice := forgotten_notice(site.private / folder.study)):
+        say(f"site '{site.name}': {notice}")
     return evaluate(
         run / SHARED,
         data,

@@ -11,6 +11,7 @@ import torch
 
 from client.alone import Stand, rounds_alone
 from client.site import TOKENS, Site, exams_of
+from client.trained_exams import forgotten_notice
 from client.training import Training
 from climb_model.atomic import write_text_atomic
 from climb_model.checkpoints import newest_checkpoint
@@ -54,7 +55,7 @@ def train_alone(
         out: the run folder; it must not hold a run.
         weights: folder of the frozen encoders' model folders.
         devices: `auto`, `cpu` or such as `cuda:0,cuda:1`.
-        say: told, once, why no AUC can be measured.
+        say: told what the admin should know, such as why no AUC can be measured; never names an exam.
 
     Returns:
         The content of `summary.json`.
@@ -92,6 +93,10 @@ def resume_alone(run: Path, *, say: Say | None = None) -> dict[str, object]:
     """
     folder = RunFolder.open(run.resolve())
     site = site_of_run(folder)
+    if notice := forgotten_notice(site.private / folder.study):
+        site.say(notice)
+        if say is not None:
+            say(f"site '{site.name}': {notice}")
     with only_process(folder.path / "lock", what=f"trains in {folder.path}"):
         summary = folder.summary()
         if summary is None:

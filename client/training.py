@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from client.alone import Stand
 from client.site import Site
 from client.state import PrivateState, StateError, load_private, save_state, state_before
+from client.trained_exams import record_exams
 from climb_model.checkpoints import Checkpoint, save_checkpoint
 from climb_model.evaluation.labelled import LabelledExams
 from climb_model.model.climb import ClimbModel
@@ -51,6 +52,7 @@ class Training:
         digest = settings_hash(self.run.settings)
         if stand.optimizer is not None:
             state = PrivateState(stand.round, digest, stand.optimizer, private_state(model))
+            record_exams(self.site.private / self.run.study, self.exams, stand.round)
             save_state(self.site.private / self.run.study, state)
         checkpoint = Checkpoint(
             study=self.run.study,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from climb_model.data.exam import DataError, SiteData, Volume
+from climb_model.data.store import remove_store, store_holds
 from climb_model.data.views import MAX_GAIN, MAX_OFFSET, make_view
 from climb_model.data.volume import read_volume
 from climb_model.model.frozen import FrozenEncoders
@@ -294,3 +295,40 @@ def test_a_view_changes_contrast_within_its_bounds_and_the_same_in_all_slices(vo
             assert np.all(np.abs(spread - 1) < MAX_GAIN + 0.08)
             assert np.all(np.abs(inner.mean(axis=(1, 2))) < MAX_OFFSET + 0.12)
         assert not made.values[~volume.present].any()
+
+
+def test_a_store_tells_whether_it_holds_an_exam_and_goes_as_a_whole(
+    folder: Path, frozen: FrozenEncoders, scratch: Path
+) -> None:
+    exams, _ = opened(folder, frozen, scratch)
+    base = scratch / "tokens-train"
+    assert store_holds(base, ["nobody", exams.uids[0]])
+    assert not store_holds(base, ["nobody"])
+    assert not store_holds(scratch / "tokens-val", [exams.uids[0]])
+    remove_store(base)
+    assert list(scratch.glob("tokens*")) == []
+
+
+@pytest.mark.parametrize(
+    "left", ["tokens-train.f16", "tokens-train.12.partial", "tokens-train.12.json.partial"]
+)
+def test_what_a_killed_build_left_may_hold_any_exam(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).touch()
+    assert store_holds(tmp_path / "tokens-train", ["A"])
+    remove_store(tmp_path / "tokens-train")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "holds"),
+    [
+        ("{", True),
+        ("[]", True),
+        ('{"magic": "another program", "uids": ["A"], "left_out": {}}', False),
+        ('{"magic": "CLIMB slice tokens 1", "uids": ["B"], "left_out": {"A": "truncated"}}', True),
+        ('{"magic": "CLIMB slice tokens 1", "uids": ["B"], "left_out": {}}', False),
+    ],
+)
+def test_an_index_that_cannot_be_read_may_hold_any_exam(index: str, holds: bool, tmp_path: Path) -> None:
+    (tmp_path / "tokens-train.json").write_text(index)
+    assert store_holds(tmp_path / "tokens-train", ["A"]) is holds
