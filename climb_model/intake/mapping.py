@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from configs.errors import SettingsError
 from configs.keys import nearest
@@ -84,6 +83,9 @@ class SiteMapping:
     reports: ReportMapping = field(default_factory=ReportMapping)
 
 
+_SECTIONS = ("series", "reports")
+
+
 def load_mapping(path: Path | None) -> SiteMapping:
     """Read a mapping file; None gives the defaults.
 
@@ -92,38 +94,64 @@ def load_mapping(path: Path | None) -> SiteMapping:
     """
     if path is None:
         return SiteMapping()
-    try:
-        content = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not readable as YAML"
-        raise SettingsError(f"{path}: {reason}") from None
-    raw: object = OmegaConf.to_container(content)
-    if not isinstance(raw, dict):
-        raise SettingsError(f"{path}: wanted the sections series and reports, got {type(raw).__name__}")
-    sections = {"series": SeriesMapping, "reports": ReportMapping}
-    for name, section in cast(dict[str, object], raw).items():
-        if name not in sections:
-            raise SettingsError(f"{path}: {_unknown('section', name, list(sections))}")
-        _check_section(path, name, sections[name], section)
-    try:
-        return cast(
-            SiteMapping, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SiteMapping), content))
-        )
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise SettingsError(f"{path}: {key}: wanted another kind of value") from None
+    raw = _read(path)
+    for name in raw:
+        if name not in _SECTIONS:
+            raise SettingsError(f"{path}: {_unknown('section', str(name), _SECTIONS)}")
+    series = SeriesMapping(**_checked(path, raw, "series", SeriesMapping))
+    reports = ReportMapping(**_checked(path, raw, "reports", ReportMapping))
+    if series.pre_phases < 1:
+        raise SettingsError(f"{path}: series.pre_phases must be >= 1, got {series.pre_phases}")
+    return SiteMapping(series=series, reports=reports)
 
 
-def _check_section(path: Path, name: str, kind: type, section: object) -> None:
+def _read(path: Path) -> dict[str, object]:
+    """Sections to their content, neither checked."""
+    try:
+        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: wanted text in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        hint = "a pattern that begins with * needs quotes"
+        raise SettingsError(f"{path}: line {line} is not readable as YAML ({hint})") from None
+    except yaml.YAMLError:
+        raise SettingsError(f"{path}: is not readable as YAML") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: wanted the sections series and reports, got {type(content).__name__}")
+    return cast(dict[str, object], content)
+
+
+def _checked(path: Path, raw: dict[str, object], name: str, kind: type) -> dict[str, Any]:
+    """The values of a section, each of its field's type."""
+    section = raw.get(name, {})
     if not isinstance(section, dict):
         raise SettingsError(f"{path}: section {name} must hold keys, got {type(section).__name__}")
-    known = [each.name for each in fields(kind)]
-    for key in cast(dict[str, object], section):
-        if key not in known:
-            raise SettingsError(f"{path}: {_unknown(f'key of {name}', str(key), known)}")
+    types = {each.name: str(each.type) for each in fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in cast(dict[str, object], section).items():
+        if key not in types:
+            raise SettingsError(f"{path}: {_unknown(f'key of {name}', str(key), types)}")
+        if types[key] == "int":
+            fits, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        elif types[key] == "str":
+            fits, wanted = isinstance(value, str), "a text"
+        else:
+            items = cast(list[object], value) if isinstance(value, list) else [None]
+            fits, wanted = all(isinstance(item, str) and item.strip() for item in items), "a list of texts"
+            value = tuple(items)
+        if not fits:
+            hint = "; texts such as 1, yes and no need quotes" if wanted != "a whole number" else ""
+            raise SettingsError(f"{path}: {name}.{key}: wanted {wanted}{hint}")
+        values[key] = value
+    return values
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = nearest(name, known)
-    hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}"
+def _unknown(what: str, name: str, names: Iterable[str]) -> str:
+    close = nearest(name, names)
+    hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names)}"
     return f"unknown {what} '{name}'; {hint}"

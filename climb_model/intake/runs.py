@@ -36,8 +36,8 @@ def seconds_after(first: Stack, second: Stack) -> float | None:
 def in_time(stacks: Sequence[Stack]) -> list[Stack]:
     """Stacks of one geometry in the order in which they were acquired.
 
-    Within a series its phases count, between series their clock, else the phase numbers that their
-    descriptions tell.
+    Within a series its phases count, between series their clock, else their temporal positions, else the
+    phase numbers that their descriptions tell.
 
     Raises:
         SeriesError: nothing tells the order.
@@ -45,7 +45,8 @@ def in_time(stacks: Sequence[Stack]) -> list[Stack]:
     if len({stack.series.uid for stack in stacks}) == 1:
         return sorted(stacks, key=lambda stack: stack.phase)
     clock = [seconds_after(stacks[0], stack) for stack in stacks]
-    for keys in (clock, [told_phase(stack.series) for stack in stacks]):
+    positions = [stack.frames[0].temporal_position for stack in stacks]
+    for keys in (clock, positions, [told_phase(stack.series) for stack in stacks]):
         known = [key for key in keys if key is not None]
         if len(set(known)) == len(stacks):
             return [stacks[place] for place in sorted(range(len(stacks)), key=known.__getitem__)]
