@@ -1,0 +1,189 @@
+"""One German report for both breasts divided into the text of each, by rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from climb_model.data.sentences import split_sentences
+from climb_model.intake.side_words import OPPOSITE, asserts_finding, divide, load_words, mentions
+
+NO_TEXT = "the report is empty"
+NO_SIDE = "the text names findings but no side"
+FINDING_WITHOUT_SIDE = "a finding is named before or between the sides, without its own"
+
+_HEADING = re.compile(
+    r"(?:[-*•]\s|\d{1,2}[.)]\s)?(\[[^\]]{2,40}\]|[^:.,;!?]{2,60}?(?=:| [-–] ))\s?[:–-]?(?=\s|$)"
+)
+_SIDE_HEADING = re.compile(r"(?:[-*•]\s)?[^:]{1,40}:(?=\s|$)|(?:[-*•]\s)?\w[\w. ]{1,30}\w$")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitReport:
+    """A report by breast."""
+
+    left: str = field(default="", repr=False)
+    right: str = field(default="", repr=False)
+    unsplit: str = ""
+    """Why it could not be divided, without a word of it; both texts are empty then."""
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A sentence, or the heading before it."""
+
+    text: str
+    section: str
+    """`common`, `body`, `summary` where a section begins here, else empty."""
+
+    key: str
+    """The heading's telling word."""
+
+    side: str
+    """`left`, `right`, `both` of a heading such as `Rechte Mamma:`, else empty."""
+
+
+def split_report(text: str) -> SplitReport:
+    """Divide a report about both breasts.
+
+    A side counts for its sentence and for those that follow, until another side, a section heading
+    (`Beurteilung:`) or `beidseits`. Sentences before the first side, and the sections on technique and
+    history, are kept in both. A sentence with both sides is divided into its clauses. The same headings
+    under both sides (`Rechts: Befund: ... Links: Befund: ...`) belong to that side.
+
+    Returns:
+        Every word of the text is in one of the two or in both, in the order of the text. Nothing is
+        guessed: a finding whose side is not said makes the report one that cannot be divided.
+    """
+    units = _units(text)
+    if not units:
+        return SplitReport(unsplit=NO_TEXT)
+    if not any(mentions(unit.text) for unit in units):
+        found = any(asserts_finding(unit.text) for unit in units)
+        whole = _joined(unit.text for unit in units)
+        return SplitReport(unsplit=NO_SIDE) if found else SplitReport(left=whole, right=whole)
+    resets = _resets(units)
+    texts: dict[str, list[str]] = {"left": [], "right": []}
+    carry = section = ""
+    for place, unit in enumerate(units):
+        if place in resets:
+            carry, section = "", unit.section
+        if section == "common" and not unit.side and (not mentions(unit.text) or _is_bounded(units[place:])):
+            parts = [(unit.text, "both")]
+        else:
+            section = "" if section == "common" else section
+            divided = divide(unit.text, carry)
+            if isinstance(divided, str):
+                return SplitReport(unsplit=divided)
+            if any(not side and asserts_finding(part) for part, side in divided):
+                return SplitReport(unsplit=FINDING_WITHOUT_SIDE)
+            parts = divided
+            carry = parts[-1][1]
+        for part, side in parts:
+            for own in ("left", "right"):
+                if side in (own, "both", ""):
+                    texts[own].append(f"\n{part}" if unit.section and part is parts[0][0] else part)
+    return SplitReport(left=_joined(texts["left"]), right=_joined(texts["right"]))
+
+
+def _units(text: str) -> list[_Unit]:
+    units: list[_Unit] = []
+    for sentence in split_sentences(text):
+        rest = sentence
+        while rest:
+            match = _HEADING.match(rest)
+            if match is None:
+                break
+            kind, key = _section(match.group(1))
+            if not kind or mentions(match.group()):
+                break
+            units.append(_Unit(match.group().strip(), kind, key, ""))
+            rest = rest[match.end() :].strip()
+        if rest:
+            units += _sentence_units(rest)
+    return units
+
+
+def _sentence_units(sentence: str) -> list[_Unit]:
+    if len(sentence.split()) <= 2 and sentence[-1].isalnum() and not mentions(sentence):
+        return [_Unit(sentence, *_section(sentence), "")]  # a heading in a line of its own
+    head = _SIDE_HEADING.match(sentence)
+    named = mentions(head.group()) if head else []
+    if head is None or len(named) != 1 or named[0].side == "other" or not _is_heading(head.group()):
+        return [_Unit(sentence, *_opener(sentence), "")]
+    side, rest = named[0].side, sentence[head.end() :].strip()
+    if any(one.side in OPPOSITE and one.side != side for one in mentions(rest)):
+        return [_Unit(sentence, "", "", side)]
+    return [_Unit(head.group().strip(), "", "", side), *(_units(rest) if rest else [])]
+
+
+def _is_heading(text: str) -> bool:
+    """Whether a text holds no more than a side and what the side is of."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    nouns = frozenset(load_words()["breast"].split()) | {"die", "der", "mrt", "mrm", "mr", "befund"}
+    return sum(word not in nouns for word in words) <= 1
+
+
+def _section(heading: str) -> tuple[str, str]:
+    words = [word.casefold() for word in _WORD.findall(heading)]
+    if len(words) > 5:
+        return "", ""
+    for word in words:
+        if word in _sections():
+            return _sections()[word], word
+    return "", ""
+
+
+def _opener(sentence: str) -> tuple[str, str]:
+    return (
+        ("summary", "opener")
+        if re.match(rf"(?:{'|'.join(load_words()['openers'].split())})", sentence, re.IGNORECASE)
+        else ("", "")
+    )
+
+
+def _resets(units: list[_Unit]) -> frozenset[int]:
+    """Places of the headings that end a side.
+
+    Where each side has one block, a heading in the first is part of it; so is one in the second if the
+    first has its like, or has headings on technique or history: then each block is a report of its own.
+    """
+    sections = [place for place, unit in enumerate(units) if unit.section]
+    blocks = [place for place, unit in enumerate(units) if unit.side in OPPOSITE]
+    if len(blocks) != 2 or units[blocks[0]].side == units[blocks[1]].side:
+        nested = _repeated(units)
+        return frozenset(place for place in sections if units[place].key not in nested)
+    first, second = blocks
+    kinds = {units[place].section for place in sections if first < place < second}
+    return frozenset(
+        place
+        for place in sections
+        if place < first or (place > second and "common" not in kinds and units[place].section not in kinds)
+    )
+
+
+def _repeated(units: list[_Unit]) -> frozenset[str]:
+    """Headings that come under the right and under the left side."""
+    seen: dict[str, set[str]] = {}
+    block = ""
+    for unit in units:
+        block = unit.side or block
+        seen.setdefault(unit.key, set()).add(block)
+    return frozenset(key for key, sides in seen.items() if key and {"left", "right"} <= sides)
+
+
+def _is_bounded(units: list[_Unit]) -> bool:
+    """Whether a later heading ends the section: only then all before it belongs to it."""
+    return any(unit.section == "body" or unit.side for unit in units[1:])
+
+
+def _joined(texts: Iterator[str] | list[str]) -> str:
+    return re.sub(r" ?\n", "\n", " ".join(texts)).strip()
+
+
+@cache
+def _sections() -> dict[str, str]:
+    return {word: kind for kind, words in load_words()["sections"].items() for word in words.split()}
