@@ -1,0 +1,100 @@
+"""From a hospital's report table to one row a breast: joined, redacted, divided between the sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from climb_model.data.exam import SPLITS
+from climb_model.intake.redact import redact
+from climb_model.intake.report_table import ReportTable, StudyReport
+from climb_model.intake.sides import split_report
+from climb_model.intake.site_tables import ExamRow, assign_split
+from climb_model.intake.study import LeftOut, Study
+
+NO_REPORT = "no report for this breast"
+
+Shares = tuple[float, float, float]
+"""Of patients in train, val and test."""
+
+
+class ExamTexts:
+    """Makes the rows of exams and counts what it took out of their texts. Raw numbers stay in memory."""
+
+    def __init__(
+        self, table: ReportTable | None, studies: Collection[Study], *, key: bytes, shares: Shares
+    ) -> None:
+        self._table = None if table is None else table.knowing(studies)
+        self._key = key
+        self._shares = shares
+        self.redacted: Counter[str] = Counter()
+        self.left_out: list[LeftOut] = []
+
+    def rows(
+        self,
+        study: Study,
+        exam: str,
+        patient: str,
+        sides: tuple[str, ...],
+        *,
+        told: Mapping[str, int] | None = None,
+        split: str = "",
+    ) -> list[ExamRow]:
+        """One row for each breast of an exam.
+
+        Args:
+            study: the raw numbers that the table is asked for, and the names to take out.
+            exam: pseudonym of the exam.
+            patient: pseudonym of the patient.
+            sides: `left`, `right`: the breasts that are there.
+            told: classes of the breasts that the export itself tells; the table's count before them.
+            split: the export's own split; the table's counts before it.
+        """
+        report = self._report(study, exam)
+        lesions = {**(told or {}), **report.lesions}
+        texts = self._texts(report, study, exam)
+        drawn, fold = assign_split(patient, self._key, self._shares)
+        chosen = report.split or split or drawn
+        assert chosen in SPLITS, "checked where it was read"
+        rows: list[ExamRow] = []
+        for side in sides:
+            uid = f"{exam}_{side}"
+            if self._table is not None and not texts[side]:
+                self.left_out.append(LeftOut(what="report", reason=NO_REPORT, study=uid))
+            row = ExamRow(
+                uid=uid,
+                patient=patient,
+                age_days=study.age_days,
+                lesion=lesions.get(side),
+                split=chosen,
+                fold=fold,
+                report=texts[side],
+            )
+            rows.append(row)
+        return rows
+
+    def _report(self, study: Study, exam: str) -> StudyReport:
+        if self._table is None:
+            return StudyReport()
+        found = self._table.for_study(accession=study.accession, patient=study.patient, date=study.date)
+        if isinstance(found, str):
+            self.left_out.append(LeftOut(what="report", reason=found, study=exam))
+            return StudyReport()
+        return found
+
+    def _texts(self, report: StudyReport, study: Study, exam: str) -> dict[str, str]:
+        """The text of each breast, without identifiers."""
+        names = {*report.names, *study.names}
+        numbers = tuple(number for number in (study.accession, study.patient) if number)
+
+        def clean(text: str) -> str:
+            found = redact(text, names, numbers=numbers)
+            self.redacted.update(found.counts)
+            return found.text
+
+        if not report.whole:
+            return {"left": clean(report.left), "right": clean(report.right)}
+        divided = split_report(clean(report.whole))
+        if divided.unsplit:
+            self.left_out.append(LeftOut(what="report", reason=divided.unsplit, study=exam))
+        return {"left": divided.left, "right": divided.right}
