@@ -61,7 +61,7 @@ def check_sizes(frames: Sequence[Frame]) -> None:
         if frame.rows * frame.columns > _FRAME_PIXELS:
             raise SeriesError(f"an image of more than {_FRAME_PIXELS} pixels")
         syntax = _syntax(frame)
-        if syntax.is_compressed:  # deflated files too
+        if syntax.is_encapsulated or syntax.is_deflated:
             continue
         if frame.path not in sizes:
             try:
@@ -91,7 +91,7 @@ def _decode(path: Path, frames: Sequence[Frame]) -> list[np.ndarray]:
     indices = [frame.index or 0 for frame in frames]
     source: Path | Dataset = path
     syntax = UID(first.transfer_syntax)
-    if syntax.is_compressed:
+    if syntax.is_encapsulated or syntax.is_deflated:
         source = dcmread(path)
         if syntax.is_encapsulated and syntax != RLELossless:
             for index in indices:
