@@ -76,8 +76,7 @@ def make_dicom(data: Path, out: Path, *, seed: int = 0, workers: int = 2) -> Exp
         num_left_out += odd
         plans[name] = list(_studies(partial / name, whole, habits[name], (seed, 11, place)))
     jobs = [plan for name in plans for plan in plans[name]]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        written = iter(list(pool.map(write_study, jobs, chunksize=4)))
+    written = iter(_write_all(jobs, workers))
     hospitals: dict[str, object] = {}
     num_files = 0
     for place, name in enumerate(plans):
@@ -95,6 +94,13 @@ def make_dicom(data: Path, out: Path, *, seed: int = 0, workers: int = 2) -> Exp
     return Exported(
         num_hospitals=len(plans), num_studies=len(jobs), num_files=num_files, num_left_out=num_left_out
     )
+
+
+def _write_all(jobs: Sequence[StudyPlan], workers: int) -> list[dict[str, object]]:
+    if workers == 1:
+        return [write_study(job) for job in jobs]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(write_study, jobs, chunksize=4))
 
 
 def _patients(folder: Path) -> tuple[list[_Patient], int]:

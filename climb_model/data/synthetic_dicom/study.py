@@ -31,6 +31,8 @@ EXPECTED: Mapping[str, str] = {"drawn": "imported", "prior": "imported"}
 """Kind of a study to its outcome; of the others, the kind itself is the reason why it is left out."""
 
 _PHASE_SECONDS = 75
+_PIXEL_DATA = bytes.fromhex("e07f10004f")
+"""Begin of the element: its tag and the O of its type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,6 @@ def write_study(plan: StudyPlan) -> dict[str, object]:
         files = _series_files(plan, study, pre, sub, joined.get("T2"), rng)
         files += _without_pixels(study, rng)
     num_duplicates = _write(plan, files, rng)
-    half = half_width_mm((pre.voxels.shape[0] // 2,), pre.affine)
     return {
         "accession": plan.accession,
         "patient": plan.person.number,
@@ -103,7 +104,7 @@ def write_study(plan: StudyPlan) -> dict[str, object]:
         "age_days": plan.age_days,
         "phases": 1 if plan.kind == "no post" else plan.habit.num_posts + 1,
         "t2": "none" if "T2" not in joined else "interpolated" if _interpolated(plan.habit) else "exact",
-        "shift_mm": _shifts(table_mm, half),
+        "shift_mm": _shifts(table_mm, half_width_mm(pre)),
         "series": sorted({file.series for file in files}),
         "num_files": len(files),
         "num_duplicates": num_duplicates,
@@ -133,7 +134,9 @@ def _series_files(
     plans = _dynamic(plan, grids)
     if t2 is not None:
         begin = Phase(grid=t2_on(t2, habit.t2_grid), acquired=plan.when + timedelta(minutes=2))
-        plans.append(SeriesPlan(name="t2", number=4, description=habit.t2_name, phases=(begin,)))
+        plans.append(
+            SeriesPlan(name="t2", number=4, description=habit.t2_name, phases=(begin,), compressed=True)
+        )
     plans += clutter_series(pre, sub, habit, plan.when, rng.random(3))
     files: list[Instance] = []
     for one in plans:
@@ -168,6 +171,7 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
                 description=habit.names[0],
                 phases=tuple(taken),
                 contrast=len(taken) > 1,
+                compressed=True,
                 omit=lost,
             )
         ]
@@ -178,6 +182,7 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
             description=habit.names[min(number, len(habit.names) - 1)].format(n=number),
             phases=(phase,),
             contrast=number > 0,
+            compressed=True,
             omit=lost if number == 0 else None,
         )
         for number, phase in enumerate(taken)
@@ -205,11 +210,12 @@ def _without_pixels(study: Dataset, rng: np.random.Generator) -> list[Instance]:
 
 
 def _cut(files: list[Instance]) -> list[Instance]:
-    """The same files, one slice of the dynamic series short of its last pixels."""
+    """The same files, one of the dynamic series short of half its pixels."""
     dynamic = [place for place, file in enumerate(files) if file.series == "dynamic"]
     place = dynamic[len(dynamic) // 2]
     file = files[place]
-    content = file.content[: -max(len(file.content) // 4, 1)]
+    start = file.content.index(_PIXEL_DATA)
+    content = file.content[: (start + len(file.content)) // 2]
     return [
         *files[:place],
         Instance(content, file.series, file.uid, file.phase, file.position),

@@ -65,9 +65,9 @@ def join_breasts(
     return joined
 
 
-def half_width_mm(shape: tuple[int, ...], affine: np.ndarray) -> float:
+def half_width_mm(joined: Grid) -> float:
     """How far a breast's own centre lies beside the centre of the joined volume."""
-    return float(abs(affine[0, 0]) * shape[0] / 2)
+    return float(joined.affine[0, 0]) * joined.voxels.shape[0] / 4
 
 
 def phases(pre: Grid, sub: Grid, num_posts: int, rng: np.random.Generator) -> list[Grid]:
