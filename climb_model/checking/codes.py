@@ -110,11 +110,13 @@ FILES = {
     ),
     "files.unfinished": Kind(WARNING, "leftovers of an interrupted import", "run the import again"),
     "files.many_grids": Kind(
-        NOTE, "different grids (size and spacing) at this site; all are resampled", "nothing"
+        NOTE, "different grids (size and spacing) at this site; all are resampled", "nothing to do"
     ),
-    "files.unused": Kind(NOTE, "sequences that the settings do not use; only headers were read", "nothing"),
+    "files.unused": Kind(
+        NOTE, "sequences that the settings do not use; only headers were read", "nothing to do"
+    ),
     "files.side_unknown": Kind(
-        NOTE, "both breasts of an examination have the same position: a swap cannot be seen", "nothing"
+        NOTE, "both breasts of an examination have the same position: a swap cannot be seen", "nothing to do"
     ),
     "files.not_read": Kind(NOTE, "files whose pixels were not read (--quick)", "run without --quick"),
 }
@@ -214,7 +216,7 @@ REPORTS = {
     ),
     "reports.short": Kind(WARNING, "reports of fewer than 3 words", "look whether the text was cut"),
     "reports.long": Kind(
-        NOTE, "reports that are longer than max_tokens and are cut at a sentence", "nothing"
+        NOTE, "reports that are longer than max_tokens and are cut at a sentence", "nothing to do"
     ),
     "reports.not_tokenized": Kind(
         NOTE, "length in tokens and unknown words were not checked", "give --weights DIR"
@@ -265,8 +267,8 @@ MACHINE = {
     "machine.memory": Kind(
         WARNING, "a batch may not fit into memory", "set training.chunk_size, or the site's chunk-size"
     ),
-    "machine.device": Kind(NOTE, "training runs here", "nothing"),
-    "machine.time": Kind(NOTE, "expected time, an estimate", "nothing"),
+    "machine.device": Kind(NOTE, "training runs here", "nothing to do"),
+    "machine.time": Kind(NOTE, "expected time, an estimate", "nothing to do"),
     "machine.time_unknown": Kind(NOTE, "time for a round not measured", "see the reason"),
     "machine.weights_unchecked": Kind(NOTE, "weights not checked", "give --weights DIR"),
     "machine.clock_unchecked": Kind(NOTE, "clock not checked", "give --server URL"),

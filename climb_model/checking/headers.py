@@ -25,6 +25,7 @@ DOUBTFUL_MM = 20.0
 """A patient lies this far beside the scanner's middle at most; a breast's centre is about 75 mm from it."""
 
 THREADS = 8
+OPPOSITE = {"left": "right", "right": "left"}
 
 REASONS = {
     "unreadable": "files.unreadable",
@@ -163,16 +164,16 @@ def _sides(heads: Heads) -> Iterator[Finding]:
     doubtful: list[str] = []
     for uid, x in centres.items():
         study, _, side = uid.rpartition("_")
-        other = centres.get(f"{study}_right")
-        if side == "left" and other is not None:
-            if abs(x - other) < SAME_PLACE_MM:
-                unknown.append(study)
-            elif x > other:
-                swapped.append(study)
-        elif side in ("left", "right") and f"{study}_left" not in centres:
-            wrong = x if side == "left" else -x
-            if wrong > DOUBTFUL_MM:
+        if side not in OPPOSITE:
+            continue
+        other = centres.get(f"{study}_{OPPOSITE[side]}")
+        if other is None:
+            if (x if side == "left" else -x) > DOUBTFUL_MM:
                 doubtful.append(uid)
+        elif side == "left" and abs(x - other) < SAME_PLACE_MM:
+            unknown.append(study)
+        elif side == "left" and x > other:
+            swapped.append(study)
     yield from found("files.sides_swapped", swapped)
     yield from found("files.side_doubtful", doubtful)
     yield from found("files.side_unknown", unknown)

@@ -78,12 +78,14 @@ def read_pixels(
     keys = {path: _key(path, folder) for sequences in files.values() for path in sequences.values()}
     seen = {path: known[key] for path, key in keys.items() if key in known}
     new = [path for path in keys if path not in seen]
-    for done, (path, pixels) in enumerate(_look(new, workers), start=1):
-        seen[path] = pixels
-        if on_file is not None:
-            on_file(done, len(new))
-    if cache is not None and new:
-        _save(cache, {keys[path]: pixels for path, pixels in seen.items()})
+    try:
+        for done, (path, pixels) in enumerate(_look(new, workers), start=1):
+            seen[path] = pixels
+            if on_file is not None:
+                on_file(done, len(new))
+    finally:  # an interrupted check goes on where it was
+        if cache is not None and new:
+            _save(cache, {keys[path]: pixels for path, pixels in seen.items()})
     return {uid: {sequence: seen[path] for sequence, path in paths.items()} for uid, paths in files.items()}
 
 
