@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from climb_model.intake.dynamic import NAME_IT, Dynamic, after_pre, best, find_dynamic
 from climb_model.intake.grid import same_grid
 from climb_model.intake.mapping import SeriesMapping
-from climb_model.intake.patterns import first_match, matches
+from climb_model.intake.patterns import all_matches, first_match
 from climb_model.intake.runs import PRE, find_runs, seconds_after
 from climb_model.intake.series_words import calls
 from climb_model.intake.study import SeriesError, Stack
@@ -35,7 +35,7 @@ def mapped_dynamic(stacks: Sequence[Stack], t1: Sequence[Stack], mapping: Series
     if whole:
         return find_dynamic(whole, mapping.pre_phases, named=True)
     pre = first_match(stacks, mapping.Pre)
-    post = [stack for stack in stacks if matches(stack.series, mapping.Post)]
+    post = all_matches(stacks, mapping.Post)
     for name, found in (("Pre", pre), ("Post", post)):
         if name in wanted and not found:
             raise SeriesError(f"no series matches the mapping file's patterns for {' or '.join(wanted)}")

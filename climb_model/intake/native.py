@@ -109,12 +109,7 @@ def _of_stack(stack: Stack) -> Mapping[str, Any]:
         "spacing_slice_row_column_mm": [round(step, 6) for step in geometry.spacing_mm],
         "slice_spacing_from": geometry.spacing_from,
         "affine_from": "ImagePositionPatient and ImageOrientationPatient",
-        "transfer_syntaxes": sorted(_syntax_name(syntax) for syntax in syntaxes),
+        "transfer_syntaxes": sorted(UID(syntax).name for syntax in syntaxes),
         "lossy": any(frame.lossy for frame in stack.frames),
         "notices": list(stack.notices),
     }
-
-
-def _syntax_name(syntax: str) -> str:
-    name = UID(syntax).name  # the UID itself where it is none of the standard's
-    return "unknown" if name == syntax else name

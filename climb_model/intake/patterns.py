@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from climb_model.intake.series_words import unwanted
 from climb_model.intake.study import Series, Stack
 
 
@@ -14,10 +15,16 @@ def matches(series: Series, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern.casefold()) for pattern in patterns for name in names if name)
 
 
+def all_matches(stacks: Sequence[Stack], patterns: Sequence[str]) -> list[Stack]:
+    """The stacks that any pattern matches.
+
+    What the rules never take, such as a subtraction under the pattern `*dyn*`, counts only where the
+    patterns match nothing else.
+    """
+    matched = [stack for stack in stacks if matches(stack.series, patterns)]
+    return [stack for stack in matched if not unwanted(stack)] or matched
+
+
 def first_match(stacks: Sequence[Stack], patterns: Sequence[str]) -> list[Stack]:
-    """The stacks that the first pattern matches that matches any."""
-    for pattern in patterns:
-        matched = [stack for stack in stacks if matches(stack.series, (pattern,))]
-        if matched:
-            return matched
-    return []
+    """As `all_matches`, of the first pattern that matches anything."""
+    return next((found for pattern in patterns if (found := all_matches(stacks, (pattern,)))), [])

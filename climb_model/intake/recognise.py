@@ -80,7 +80,7 @@ class _Sorted:
     """Volumes by what they may be."""
 
     free: tuple[Stack, ...]
-    """All that the mapping file does not ignore."""
+    """All but copies and what the mapping file ignores."""
 
     t1: tuple[Stack, ...]
     t2: tuple[Stack, ...]
@@ -102,8 +102,11 @@ def _sort(stacks: Sequence[Stack], mapping: SeriesMapping) -> _Sorted:
         if matches(stack.series, mapping.ignore):
             reasons[id(stack)] = "ignored by the mapping file"
             continue
+        if _is_uncorrected(stack, stacks):
+            reasons[id(stack)] = "a copy without distortion correction"
+            continue
         free.append(stack)
-        reason = unwanted(stack) or _uncorrected(stack, stacks)
+        reason = unwanted(stack)
         if reason:
             reasons[id(stack)] = reason
             continue
@@ -113,15 +116,14 @@ def _sort(stacks: Sequence[Stack], mapping: SeriesMapping) -> _Sorted:
     return _Sorted(tuple(free), tuple(kinds["T1"]), tuple(kinds["T2"]), tuple(kinds[""]), rules, reasons)
 
 
-def _uncorrected(stack: Stack, stacks: Sequence[Stack]) -> str:
+def _is_uncorrected(stack: Stack, stacks: Sequence[Stack]) -> bool:
     """Siemens scanners may store each image twice, before (ND) and after distortion correction (DIS2D)."""
-    if "ND" not in stack.frames[0].image_type:
-        return ""
-    for other in stacks:
-        corrected = any(value.startswith("DIS") for value in other.frames[0].image_type)
-        if corrected and same_grid(stack, other) and seconds_after(stack, other) == 0:
-            return "a copy without distortion correction"
-    return ""
+    return "ND" in stack.frames[0].image_type and any(
+        any(value.startswith("DIS") for value in other.frames[0].image_type)
+        and same_grid(stack, other)
+        and seconds_after(stack, other) == 0
+        for other in stacks
+    )
 
 
 def _dynamic(found: _Sorted, mapping: SeriesMapping) -> Dynamic:

@@ -7,6 +7,8 @@ import hmac
 import multiprocessing
 import re
 import stat
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -127,7 +129,7 @@ def test_a_key_that_cannot_be_made_or_read_is_told(tmp_path: Path) -> None:
         site_key(tmp_path)
 
 
-def _send_key(site: Path, start: multiprocessing.synchronize.Barrier, keys: multiprocessing.Queue) -> None:
+def _send_key(site: Path, start: Barrier, keys: Queue[bytes]) -> None:
     start.wait()
     keys.put(site_key(site))
 

@@ -535,6 +535,14 @@ def test_the_first_pattern_that_matches_counts() -> None:
     assert named.sequences["T2"] is other[0]
 
 
+def test_a_wide_pattern_does_not_take_what_the_rules_exclude() -> None:
+    subtractions = volumes("t1_fl3d_tra_dyn_1+5_SUB", 10, 12, 13, 14, 15, 16, 17)
+    mapping = SeriesMapping(dynamic=("*dyn*",), T2=("t2*",))
+    named = name(subtractions, DYNAMIC, volumes("t2_loc", 1, slices=20), T2, mapping=mapping)
+    assert named.sequences["Pre"] is DYNAMIC[0]
+    assert named.sequences["T2"] is T2[0]
+
+
 def test_ignored_series_are_never_taken() -> None:
     named = name(DYNAMIC, T2, volumes("t1_dyn", 20, 21), mapping=SeriesMapping(ignore=("t1_dyn", "t2*")))
     assert "T2" not in named.sequences
