@@ -143,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from client.evaluate import evaluate_run, write_folder
-    from climb_model.evaluation.again import evaluate
+    from climb_model.evaluation.evaluate import evaluate
     from climb_model.progress import watched_by
     from climb_model.results import evaluation_lines
     from climb_model.screen import LiveTable

@@ -7,7 +7,7 @@ from pathlib import Path
 from client.site import TOKENS
 from client.train import Say, site_of_run
 from client.trained_exams import forgotten_notice
-from climb_model.evaluation.again import Evaluation, evaluate, write_evaluation
+from climb_model.evaluation.evaluate import Evaluation, evaluate, write_evaluation
 from climb_model.report.evaluated import write_evaluation_report
 from climb_model.runs import RunFolder
 from climb_model.trained import SHARED

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from client.alone import Stand, rounds_alone
+from client.rounds import Training
 from client.site import TOKENS, Site, exams_of
 from client.trained_exams import forgotten_notice
-from client.training import Training
 from climb_model.atomic import write_text_atomic
 from climb_model.checkpoints import newest_checkpoint
 from climb_model.data.folders import require_split
@@ -159,8 +159,8 @@ def _train(training: Training) -> dict[str, object]:
             on_step=lambda *told: watcher.site_progress(site.name, *told),
         )
         for report, stand in rounds:
-            parts = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
-            site.say(f"round {stand.round}: {report.num_steps} steps, loss {report.loss:.4f} ({parts})")
+            told = f"{report.num_steps} steps, loss {report.loss:.4f} ({report.parts})"
+            site.say(f"round {stand.round}: {told}")
             record = training.record(model, stand, begin, report)
             checkpoint = training.save(model, stand, (*checkpoint.history, record))
             board.add(record)

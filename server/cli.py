@@ -28,7 +28,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = existing_folder(arguments.run, "RUN")
     data = existing_folder(arguments.data, "--data")
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
-    from climb_model.evaluation.again import evaluate
+    from climb_model.evaluation.evaluate import evaluate
     from climb_model.results import evaluation_lines
     from climb_model.trained import SHARED
 

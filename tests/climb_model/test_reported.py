@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from climb_model.evaluation.again import evaluate, write_evaluation
+from climb_model.evaluation.evaluate import evaluate, write_evaluation
 from climb_model.evaluation.labelled import NoLabels
 from climb_model.evaluation.reported import open_reported
 from climb_model.evaluation.retrieval import measure_retrieval, to_json
