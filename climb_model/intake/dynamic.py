@@ -146,31 +146,10 @@ def after_pre(pre: Sequence[Stack], posts: Sequence[Stack], how: str) -> Dynamic
 
 
 def _with_pre(run: Sequence[Stack], stacks: Sequence[Stack], pre_phases: int, named: bool) -> Dynamic | None:
-    """A run with the volume before contrast, its own or that of another series; None for a single volume.
-
-    A run called post-contrast, or pre-contrast at its beginning, needs no guess. A run that is called
-    neither holds its own pre-contrast phase, unless a volume beside it is called so: then nobody knows.
-    """
-    said = calls(run[0].series)
-    if not named and "pre" not in said:
-        own = {id(stack) for stack in run}
-        beside = [stack for stack in stacks if id(stack) not in own and same_grid(stack, run[0])]
-        native = [stack for stack in beside if calls(stack.series) == PRE and _before(stack, run[0])]
-        if "post" in said and (native or "dynamic" not in said):
-            earlier = native or [stack for stack in beside if _surely_before(stack, run[0])]
-            if not earlier:
-                raise SeriesError(
-                    "the dynamic series is called post-contrast, and no T1 volume of its geometry "
-                    "was acquired before it"
-                )
-            if not native and len(earlier) > 1:
-                raise SeriesError(f"{len(earlier)} T1 volumes could be the one before contrast; {NAME_IT}")
-            return after_pre(earlier, run, "a T1 volume of the same geometry before the post-contrast series")
-        if native and len(run) > 1:
-            raise SeriesError(
-                "a volume beside the dynamic series is called pre-contrast, "
-                f"and the first phase may be so too; {NAME_IT}"
-            )
+    """A run with the volume before contrast, its own or that of another series; None for a single volume."""
+    attached = None if named else _after_contrast(run, stacks)
+    if attached is not None:
+        return attached
     places, num_phases = _places(run)
     if num_phases <= pre_phases:
         return None
@@ -182,6 +161,37 @@ def _with_pre(run: Sequence[Stack], stacks: Sequence[Stack], pre_phases: int, na
     parts = len({stack.series.uid for stack in run})
     how = "the dynamic series" if parts == 1 else f"the dynamic series of {parts} series"
     return Dynamic(stacks=tuple(run), places=places, num_phases=num_phases, num_before=pre_phases, how=how)
+
+
+def _after_contrast(run: Sequence[Stack], stacks: Sequence[Stack]) -> Dynamic | None:
+    """A run called post-contrast with the volume before it; None for a run with a phase of its own before.
+
+    A run called pre-contrast at its beginning, or `1+5`, holds its own. One that is called neither does so
+    too, unless a volume beside it is called pre-contrast: then nobody knows.
+    """
+    said = calls(run[0].series)
+    if "pre" in said:
+        return None
+    own = {id(stack) for stack in run}
+    beside = [stack for stack in stacks if id(stack) not in own and same_grid(stack, run[0])]
+    native = [stack for stack in beside if calls(stack.series) == PRE and _before(stack, run[0])]
+    if "post" in said and (native or "dynamic" not in said):
+        earlier = native or [stack for stack in beside if _surely_before(stack, run[0])]
+        if not earlier:
+            raise SeriesError(
+                "the dynamic series is called post-contrast, and no T1 volume of its geometry "
+                "was acquired before it"
+            )
+        if not native and len(earlier) > 1:
+            raise SeriesError(f"{len(earlier)} T1 volumes could be the one before contrast; {NAME_IT}")
+        how = "the post-contrast series and the T1 volume of the same geometry before it"
+        return after_pre(earlier, run, how)
+    if native and len(run) > 1:
+        raise SeriesError(
+            "a volume beside the dynamic series is called pre-contrast, "
+            f"and the first phase may be so too; {NAME_IT}"
+        )
+    return None
 
 
 def _places(run: Sequence[Stack]) -> tuple[tuple[int, ...], int]:
@@ -233,5 +243,8 @@ def _later(one: Stack, other: Stack) -> bool:
 
 def _none_found(stacks: Sequence[Stack], pre_phases: int) -> str:
     if not stacks:
-        return "no T1 series"
-    return f"no dynamic series: {len(stacks)} T1 volumes, wanted more than {pre_phases} of one geometry"
+        return "no T1 volume in this study"
+    return (
+        f"no dynamic series: wanted more than {pre_phases} T1 phases of one geometry, "
+        f"got {len(stacks)} volumes"
+    )

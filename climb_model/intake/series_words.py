@@ -21,7 +21,7 @@ T2_IMPOSSIBLE_ECHO_MS = 20.0
 """A spin-echo series of a shorter echo time is not T2-weighted, whatever it is called."""
 
 _UNWANTED = (
-    ("a subtraction", r"s?sub(s|\d+|tr\w*)?"),
+    ("a subtraction", r"s?sub(s|\d+|tr\w*)?|sou?str\w*|sustr\w*"),
     ("a projection", r"[st]?mips?\d*|minip|mip\w*|projection\w*|projektion\w*"),
     ("diffusion", r"dwi?\w?|diff\w*|ep2d|epi|resolve|trace\w*|b\d{2,4}\w?|b0|ivim|dti|e?adc\w*|zoomit"),
     ("a localizer", r"loc|locs|locali\w*|lokali\w*|survey\w*|scout\w*|plane|planung|pilot"),
@@ -81,14 +81,17 @@ _DIXON_PARTS = (
 )
 _T1 = r"t1\w*"
 _T2 = r"t2\w*"
-_T1_SEQUENCES = r"fl3d\w*|flash\w*|vibe\w*|vibrant\w*|e?thrive\w*|lava\w*|f?spgr|tigre|quick3d\w*|disco|dce"
+_T1_SEQUENCES = (
+    r"fl3d\w*|flash\w*|vibe\w*|vibrant\w*|e?thrive\w*|lava\w*|f?spgr|tfe\w*|bliss\w*|tigre|quick3d\w*"
+    r"|disco|dce"
+)
 _T2_SEQUENCES = r"tse\w*|fse\w*|frfse\w*|tirm\w*|stir\w*|blade|propeller|multivane|space|cube|vista"
 _FAT_SATURATED = r"fs|fatsat|fatsup|spair|spir|stir\w*|tirm\w*|fettges\w*|chess|proset"
-_DYNAMIC = r"dyn\w*|multiphase|mph\w*|dce|disco"
-_CONTRAST = r"km\d*|kontrast\w*|contrast|gd|gad\w*"
+_DYNAMIC = r"dyn\w*|dinam\w*|multiphase|mph\w*|dce|disco"
+_CONTRAST = r"km\d*|kontrast\w*|contrast\w*|gd|gad\w*|inj\w*"
 _PRE = r"pre\d*|pre(contrast|km)|nativ\w*|vor|unenhanced"
 _POST = rf"post\d*|post(contrast|km)|nach|ce|late|delayed|spaet\w*|{_CONTRAST}"
-_WITHOUT = r"ohne|vor|without|o|no|non|pre"
+_WITHOUT = r"ohne|vor|without|o|no|non|pre|sans|sin|senza|zonder"
 _NUMBERED = r"(?:ph|phase|dyn|post|km)"
 
 

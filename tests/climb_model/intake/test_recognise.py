@@ -156,6 +156,8 @@ T2 = volumes("t2_tse_tra", 5, echo=90.0)
         ("Mamma Dynamik KM", "T2 Blade transversal"),
         ("T1w vibe Dyn. 1+2", "STIR tra"),
         ("sDYN_eTHRIVE_SENSE", "sT2W_SPAIR"),
+        ("BLISS_AUTO", "WATER: Ax T2 IDEAL"),
+        ("T1 dinamica con contrasto", "T2 TSE assiale"),
     ],
 )
 def test_one_series_with_phases_and_t2_at_many_sites(names: tuple[str, str]) -> None:
@@ -176,6 +178,7 @@ def test_one_series_with_phases_and_t2_at_many_sites(names: tuple[str, str]) -> 
         ("Phase 1 LAVA", "Phase 2 LAVA", "Phase 3 LAVA"),
         ("T1 vor KM", "T1 nach KM 1 min", "T1 nach KM 3 min"),
         ("t1 flash ohne KM", "t1 flash +C 1", "t1 flash +C 2"),
+        ("T1 EG sans inj", "T1 EG inj 1", "T1 EG inj 2"),
     ],
 )
 def test_a_series_for_each_phase_is_sorted_by_time(names: tuple[str, str, str]) -> None:
@@ -211,7 +214,7 @@ def test_an_examination_over_midnight_goes_on() -> None:
 def test_pre_contrast_in_a_series_of_its_own_goes_with_the_post_contrast_series() -> None:
     named = name(volumes("Ax VIBRANT pre", 1), volumes("Ax VIBRANT +C", 3, 4, 5, contrast=True))
     assert minutes(named) == {"Pre": 1, "Post_1": 3, "Post_2": 4, "Post_3": 5}
-    assert named.how["Pre"].startswith("phase 1 of 4: a T1 volume of the same geometry before")
+    assert named.how["Pre"].startswith("phase 1 of 4: the post-contrast series and the T1 volume")
 
 
 def test_a_volume_called_pre_beside_a_series_that_may_hold_one_is_not_decided() -> None:
@@ -346,8 +349,8 @@ def test_t1_of_another_geometry_is_no_phase() -> None:
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
-        ((T2,), "no T1 series"),
-        ((volumes("t1_fl3d_tra", 1), T2), "no dynamic series: 1 T1 volumes, wanted more than 1"),
+        ((T2,), "no T1 volume in this study"),
+        ((volumes("t1_fl3d_tra", 1), T2), "wanted more than 1 T1 phases of one geometry, got 1 volumes"),
     ],
 )
 def test_an_exam_without_a_dynamic_series_is_refused(groups: tuple[list[Stack], ...], reason: str) -> None:
