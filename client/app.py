@@ -23,7 +23,7 @@ from climb_model.runs import RunError
 from climb_model.sharing import REFUSAL, SharingError, load_shared, private_state, shared_state
 from climb_model.training.batches import trainable
 from climb_model.training.devices import DeviceError, parse_devices, train_on
-from climb_model.training.trainer import TrainingError
+from climb_model.training.errors import TrainingError
 from configs.errors import SettingsError
 from configs.load import settings_hash
 from configs.schema import Settings
@@ -99,10 +99,9 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
     state = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
     record_exams(site.private / study, exams, round)
     save_state(site.private / study, state)
-    parts = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
     site.say(
         f"round {round}: {report.num_steps} steps on {report.num_exams} exams, "
-        f"loss {report.loss:.4f} ({parts})"
+        f"loss {report.loss:.4f} ({report.parts})"
     )
     metrics = MetricRecord(
         {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from climb_model.model.language_model import LanguageModel
 from climb_model.model.text import ReportEncoder
 from climb_model.prepare import ExamSet
 from climb_model.training.batches import trainable
+from climb_model.training.errors import TrainingError
 from climb_model.training.processes import Processes
-from climb_model.training.trainer import OptimizerState, TrainingError, TrainReport, train_round
+from climb_model.training.trainer import OptimizerState, TrainReport, train_round
 from configs.errors import UserError
 from configs.schema import Settings
 
@@ -100,58 +102,111 @@ def train_on(
     Raises:
         TrainingError: also if a batch has fewer exams than there are devices.
     """
-    if len(devices) == 1:
-        on_gpu = devices[0].type == "cuda"
-        model.to(devices[0])
-        try:
-            with torch.cuda.device(devices[0]) if on_gpu else nullcontext():
-                report, state = train_round(
-                    model,
-                    optimizer_state,
-                    exams,
-                    reports,
-                    settings,
-                    round=round,
-                    global_step=global_step,
-                    on_step=on_step,
-                )
-        finally:
-            model.to("cpu")
-        return report, to_cpu(state) if on_gpu else state
+    alone = len(devices) == 1
+    train = partial(_on_one, devices[0]) if alone else partial(_on_several, devices, scratch)
+    return train(
+        model,
+        optimizer_state,
+        exams,
+        reports,
+        settings,
+        round=round,
+        global_step=global_step,
+        on_step=on_step,
+    )
+
+
+def _on_one(
+    device: torch.device,
+    model: ClimbModel,
+    optimizer_state: OptimizerState | None,
+    exams: ExamSet,
+    reports: ReportEncoder,
+    settings: Settings,
+    *,
+    round: int,
+    global_step: int,
+    on_step: OnStep | None,
+) -> tuple[TrainReport, OptimizerState]:
+    """`train_round` with the model on the device and back."""
+    on_gpu = device.type == "cuda"
+    model.to(device)
+    try:
+        with torch.cuda.device(device) if on_gpu else nullcontext():
+            report, state = train_round(
+                model,
+                optimizer_state,
+                exams,
+                reports,
+                settings,
+                round=round,
+                global_step=global_step,
+                on_step=on_step,
+            )
+    finally:
+        model.to("cpu")
+    return report, to_cpu(state) if on_gpu else state
+
+
+def _on_several(
+    devices: Sequence[torch.device],
+    scratch: Path | None,
+    model: ClimbModel,
+    optimizer_state: OptimizerState | None,
+    exams: ExamSet,
+    reports: ReportEncoder,
+    settings: Settings,
+    *,
+    round: int,
+    global_step: int,
+    on_step: OnStep | None,
+) -> tuple[TrainReport, OptimizerState]:
+    """`train_round` by one process a device; weights and state pass through files."""
     batch_size = min(settings.training.batch_size, len(trainable(exams)))
     if batch_size < len(devices):
         raise TrainingError(
             f"site '{exams.site}': a batch of {batch_size} exams cannot be shared by {len(devices)} devices"
         )
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-        for old in scratch.glob(f"{EXCHANGE}*"):  # of a training that was killed
-            shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(prefix=EXCHANGE, dir=scratch) as folder:
-        meet = Path(folder)
+    with _meeting_place(scratch) as meet:
         torch.save(model.state_dict(), meet / "model.pt")
         torch.save(optimizer_state, meet / "optimizer.pt")
         steps: Any = get_context("spawn").SimpleQueue()
-        workers = start_processes(
-            _work,
-            (meet, tuple(devices), model.language_model, exams, reports, settings, round, global_step, steps),
-            nprocs=len(devices),
-            join=False,
-            start_method="spawn",
-        )
-        assert workers is not None
-        try:
-            while not workers.join(POLL_S):
-                tell(steps, on_step)
-        except ProcessExitedException:
-            faults = sorted(meet.glob("*.fault"))
-            if not faults:
-                raise
-            raise TrainingError(faults[0].read_text("utf-8")) from None
-        tell(steps, on_step)
+        work = (meet, tuple(devices), model.language_model, exams, reports, settings)
+        _run_processes(len(devices), (*work, round, global_step, steps), meet, steps, on_step)
         model.load_state_dict(torch.load(meet / "model.pt"))
-        report, state = torch.load(meet / "done.pt", weights_only=False)  # written by our own process
-    return report, state
+        return torch.load(meet / "done.pt", weights_only=False)  # written by our own process
+
+
+@contextmanager
+def _meeting_place(scratch: Path | None) -> Generator[Path]:
+    """A folder where processes exchange weights; those of trainings that were killed are removed."""
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        for old in scratch.glob(f"{EXCHANGE}*"):
+            shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=EXCHANGE, dir=scratch) as folder:
+        yield Path(folder)
+
+
+def _run_processes(
+    number: int, work: tuple[Any, ...], meet: Path, steps: Any, on_step: OnStep | None
+) -> None:
+    """Run `_work` in so many processes, telling their steps, until all have ended.
+
+    Raises:
+        TrainingError: with the line of the first process that could not go on.
+    """
+    workers = start_processes(_work, work, nprocs=number, join=False, start_method="spawn")
+    assert workers is not None
+    try:
+        while not workers.join(POLL_S):
+            tell(steps, on_step)
+    except ProcessExitedException:
+        faults = sorted(meet.glob("*.fault"))
+        if not faults:
+            raise
+        raise TrainingError(faults[0].read_text("utf-8")) from None
+    tell(steps, on_step)
 
 
 def tell(steps: Any, on_step: OnStep | None) -> None:
@@ -200,7 +255,7 @@ def _work(
             round=round,
             global_step=global_step,
             on_step=(lambda *step: steps.put(step)) if rank == 0 else None,
-            processes=Processes.joined(),
+            processes=Processes.of_group(),
         )
     except (TrainingError, DataError) as error:  # a TrainingError's line may travel
         line = error.public if isinstance(error, DataError) else str(error)

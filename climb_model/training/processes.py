@@ -19,7 +19,7 @@ class Processes:
     size: int = 1
 
     @classmethod
-    def joined(cls) -> Processes:
+    def of_group(cls) -> Processes:
         """This process in torch's default process group, which must exist."""
         return cls(dist.get_rank(), dist.get_world_size())
 

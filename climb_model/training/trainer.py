@@ -49,6 +49,11 @@ class TrainReport:
     """The same mean of each objective that has a weight, without it: for the site's own screen."""
     seconds: float
 
+    @property
+    def parts(self) -> str:
+        """The objectives' losses in words, such as `clip 2.3026, coca 5.1000`."""
+        return ", ".join(f"{name} {value:.4f}" for name, value in self.losses.items())
+
 
 def make_optimizer(model: ClimbModel, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with decay on weight matrices only."""
@@ -98,14 +103,13 @@ def train_round(
     start = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     seed = round_seed(settings.seed, exams.site, round)
-    rng = np.random.default_rng(seed)
-    noise = torch.Generator().manual_seed(seed)
+    plans = list(plan_round(exams, config, exams.kept.index.num_views, np.random.default_rng(seed)))
     optimizer = make_optimizer(model, config)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     model.train()
     objectives = Objectives(model, reports, settings, processes)
-    plans = list(plan_round(exams, config, exams.kept.index.num_views, rng))
+    noise = torch.Generator().manual_seed(seed)
     told: list[Losses] = []
     gpus = [objectives.device] if objectives.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
@@ -115,21 +119,17 @@ def train_round(
         for step, plan in enumerate(plans, start=1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, global_step + step - 1)
-            optimizer.zero_grad(set_to_none=True)
             with told_of_memory(exams.site, config, len(plan.exams), processes.size):
-                losses = objectives.backward(batch_of(exams, plan, config, noise))
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-                loss = losses.total.item()
-                if not math.isfinite(loss) or not math.isfinite(norm.item()):
-                    raise TrainingError(
-                        f"site '{exams.site}': loss {loss} and gradient norm {norm.item()} "
-                        f"at round {round}, step {step}; wanted finite numbers"
-                    )
-                optimizer.step()
-            model.clamp_temperature()
+                losses = take_step(
+                    objectives,
+                    optimizer,
+                    batch_of(exams, plan, config, noise),
+                    site=exams.site,
+                    where=f"round {round}, step {step}",
+                )
             told.append(losses)
             if on_step is not None:
-                on_step(step, len(plans), loss)
+                on_step(step, len(plans), losses.total.item())
     report = TrainReport(
         num_exams=len(trainable(exams)),
         num_steps=len(plans),
@@ -138,6 +138,33 @@ def train_round(
         seconds=time.perf_counter() - start,
     )
     return report, optimizer.state_dict()
+
+
+def take_step(
+    objectives: Objectives, optimizer: torch.optim.Optimizer, batch: Batch, *, site: str, where: str
+) -> Losses:
+    """Change the weights by the clipped gradients of one batch.
+
+    Args:
+        site: for the error.
+        where: for the error: round and step.
+
+    Raises:
+        TrainingError: if the loss or the gradient is not finite; the weights are then as before.
+    """
+    model = objectives.model
+    optimizer.zero_grad(set_to_none=True)
+    losses = objectives.backward(batch)
+    most = objectives.settings.training.max_gradient_norm
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    loss = losses.total.item()
+    if not math.isfinite(loss) or not math.isfinite(norm.item()):
+        raise TrainingError(
+            f"site '{site}': loss {loss} and gradient norm {norm.item()} at {where}; wanted finite numbers"
+        )
+    optimizer.step()
+    model.clamp_temperature()
+    return losses
 
 
 def rehearse(objectives: Objectives, exams: ExamSet, settings: Settings) -> None:

@@ -17,7 +17,7 @@ from client.train import resume_alone, train_alone
 from climb_model.data.exam import DataError
 from climb_model.progress import Silent, watched_by
 from climb_model.runs import RoundRecord, RunFolder
-from climb_model.training.trainer import TrainingError
+from climb_model.training.errors import TrainingError
 from configs.load import load_settings
 
 TINY = ("training.num_threads=1", "evaluation.findings=[Zyste, Karzinom]", "evaluation.bootstrap=20")

@@ -16,7 +16,7 @@ from climb_model.model.language_model import load_language_model
 from climb_model.model.text import load_text, word_table_of
 from climb_model.prepare import ExamSet
 from climb_model.training.devices import DeviceError, parse_devices, train_on
-from climb_model.training.trainer import TrainingError
+from climb_model.training.errors import TrainingError
 from configs.load import load_settings
 
 CPU = torch.device("cpu")

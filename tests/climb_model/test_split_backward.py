@@ -90,7 +90,7 @@ def _one_process(
     model = build_model(settings)
     model.load_state_dict(torch.load(f"{folder}/model.pt"))
     encoder = load_text(settings.model.text, None)
-    losses = Objectives(model, encoder, settings, Processes.joined()).backward(batch)
+    losses = Objectives(model, encoder, settings, Processes.of_group()).backward(batch)
     found = {name: value.grad for name, value in model.named_parameters()}
     torch.save((losses.total.item(), found), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
