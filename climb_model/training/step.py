@@ -93,10 +93,10 @@ class Objectives:
         Vectors are normed, and losses computed, in float32 in every precision. With
         `training.chunk_size` the activations of so many exams or texts are in memory at once.
         """
-        plans = self.plan_parts(batch)
         texts = [joined(text) for text in batch.texts]
-        image_rows, text_rows = row_places(plans, len(batch.reports), texts)
         whole = [joined(report) for report in batch.reports]
+        plans = self.plan_parts(texts, whole)
+        image_rows, text_rows = row_places(plans, len(whole), texts)
         positive, allowed = pair_masks(
             batch.texts,
             batch.reports,
@@ -129,15 +129,18 @@ class Objectives:
         total = clip + weights.coca * coca + weights.inverse_coca * inverse
         return Losses(total, clip / weights.clip, coca, inverse)
 
-    def plan_parts(self, batch: Batch) -> list[PartPlan]:
+    def plan_parts(self, texts: Sequence[Pieces], whole: Sequence[Pieces]) -> list[PartPlan]:
         """Which exams and texts are embedded together.
 
         Whole reports that a generator reads too are embedded beside their images, once; sorted by
         length, so that little is padded. Drawn sentences are parts of their own.
+
+        Args:
+            texts: the different texts of the contrast.
+            whole: each exam's whole report.
         """
         size, processes = self.settings.training.chunk_size, self.processes.size
-        num_exams = len(batch.reports)
-        whole = [joined(report) for report in batch.reports]
+        num_exams = len(whole)
         together = self.reads_reports and not self.settings.training.report_sentences
         order = list(range(num_exams))
         if self.reads_reports:
@@ -149,9 +152,9 @@ class Objectives:
         ]
         if together:
             return [PartPlan(plan.exams, by_length([whole[exam] for exam in plan.exams])) for plan in plans]
-        texts = by_length([joined(text) for text in batch.texts])
-        groups = spans(len(texts), size or CHUNK, processes)
-        return plans + [PartPlan(texts=[texts[place] for place in span]) for span in groups]
+        ordered = by_length(texts)
+        groups = spans(len(ordered), size or CHUNK, processes)
+        return plans + [PartPlan(texts=[ordered[place] for place in span]) for span in groups]
 
     def _autocast(self, enabled: bool) -> torch.autocast:
         return torch.autocast(
