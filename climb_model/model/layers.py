@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -64,18 +66,10 @@ def run_layers(
     """
     if tokens.device.type == "cpu" and not config.dropout:
         mixed = torch.is_autocast_enabled("cpu")
-        return run_lean(
-            layers,
-            config,
-            tokens,
-            present,
-            index,
-            dtype=torch.get_autocast_dtype("cpu") if mixed else tokens.dtype,
-            context=context,
-            context_present=context_present,
-            last_only=last_only,
-        )
-    return run_library(
+        run = partial(run_lean, dtype=torch.get_autocast_dtype("cpu") if mixed else tokens.dtype)
+    else:
+        run = run_library
+    return run(
         layers,
         config,
         tokens,

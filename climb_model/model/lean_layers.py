@@ -184,8 +184,8 @@ class _SelfAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         query, key, value, shares, cos, sin = ctx.saved_tensors
-        both, for_value = attend_backward(gradients[0], query, key, value, shares)
-        turned = torch.cat([rotate(both, cos, -sin), for_value[None]])
+        for_query, for_key, for_value = attend_backward(gradients[0], query, key, value, shares)
+        turned = torch.cat([rotate(torch.stack([for_query, for_key]), cos, -sin), for_value[None]])
         return turned.permute(1, 3, 0, 2, 4), None, None, None
 
 
@@ -203,11 +203,7 @@ class _CrossAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         query, key, value, shares = ctx.saved_tensors
-        for_scores = score_gradient(gradients[0], value, shares)
-        scale = query.shape[-1] ** -0.5
-        for_query = (for_scores @ key) * scale
-        for_key = (for_scores.transpose(2, 3) @ query) * scale
-        for_value = shares.transpose(2, 3) @ gradients[0].transpose(1, 2)
+        for_query, for_key, for_value = attend_backward(gradients[0], query, key, value, shares)
         return for_query.transpose(1, 2), torch.stack([for_key, for_value]).permute(1, 3, 0, 2, 4), None
 
 
@@ -229,16 +225,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tu
     return (shares @ value).transpose(1, 2), shares
 
 
-def score_gradient(gradient: Tensor, value: Tensor, shares: Tensor) -> Tensor:
-    """From the gradient of the mixed values to that of the scores."""
-    for_shares = gradient.transpose(1, 2) @ value.transpose(2, 3)
-    return torch.ops.aten._softmax_backward_data(for_shares, shares, -1, shares.dtype)
-
-
 def attend_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, shares: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of query and key, stacked, and of value."""
-    for_scores = score_gradient(gradient, value, shares).mul_(query.shape[-1] ** -0.5)
-    both = torch.stack([for_scores @ key, for_scores.transpose(2, 3) @ query])
-    return both, shares.transpose(2, 3) @ gradient.transpose(1, 2)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from that of the mixed values."""
+    gradient = gradient.transpose(1, 2)
+    for_shares = gradient @ value.transpose(2, 3)
+    for_scores = torch.ops.aten._softmax_backward_data(for_shares, shares, -1, shares.dtype)
+    for_scores = for_scores.mul_(query.shape[-1] ** -0.5)
+    return for_scores @ key, for_scores.transpose(2, 3) @ query, shares.transpose(2, 3) @ gradient
