@@ -17,8 +17,7 @@ from climb_model.data.exam import SPLITS, ExamRecord, SiteData
 from climb_model.evaluation.zero_shot import image_vectors
 from climb_model.model.climb import ClimbModel
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import prepare, read_exams
-from climb_model.progress import observer
+from climb_model.prepare import prepare_watched, read_exams
 from climb_model.results import NOT_A_DEVICE, printable
 from climb_model.trained import check_fingerprint, read_trained
 from climb_model.training.devices import AUTO, parse_devices
@@ -160,20 +159,12 @@ def site_vectors(
     """
     model.eval()
     one_view = replace(settings, data=replace(settings.data, num_views=1))
-    watcher = observer()
     vectors: dict[str, Tensor] = {}
     left_out = dict(site.left_out)
     for split in splits:
         if not site.of_split(split):
             continue
-        exams = prepare(
-            site,
-            split,
-            frozen,
-            one_view,
-            scratch,
-            on_exam=lambda done, total: watcher.preparing(site.name, done, total),
-        )
+        exams = prepare_watched(site, split, frozen, one_view, scratch)
         vectors |= dict(zip(exams.uids, image_vectors(model, exams), strict=True))
         left_out |= exams.left_out
     return vectors, left_out

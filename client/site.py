@@ -13,8 +13,7 @@ from typing import cast
 
 from climb_model.encoders import frozen_encoders
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare, read_exams
-from climb_model.progress import observer
+from climb_model.prepare import ExamSet, prepare_watched, read_exams
 from climb_model.runs import check_name
 from climb_model.training.devices import AUTO, parse_devices
 from configs.errors import UserError
@@ -131,16 +130,7 @@ def exams_of(site: Site, settings: Settings) -> tuple[ExamSet, FrozenEncoders]:
     """
     frozen = encoders_of(site, settings)
     data = read_exams(site.data, settings, site.name, need_reports=True, need_findings=False)
-    watcher = observer()
-    exams = prepare(
-        data,
-        "train",
-        frozen,
-        settings,
-        site.private / TOKENS,
-        on_exam=lambda done, total: watcher.preparing(site.name, done, total),
-    )
-    return exams, frozen
+    return prepare_watched(data, "train", frozen, settings, site.private / TOKENS), frozen
 
 
 def _site(values: Mapping[str, object]) -> Site:

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import re
 
+ROWS_LEFT_OUT = "# rows or folders left out"
+NO_REPORT_LEFT_OUT = "# exams without a report left out"
+VOLUMES_LEFT_OUT = "# exams with unusable volumes left out"
+WORDLESS_LEFT_OUT = "# exams without a word in their report left out"
+LACK_SEQUENCE = "# exams lack a sequence"
+ONE_REPORT = "# exams have one and the same report and nothing to contrast"
+UNKNOWN_TOKENS = "# of # report tokens unknown"
+CUT_AT_SENTENCE = "# reports longer than # tokens cut at a sentence"
+CUT_INSIDE = "# of these cut inside their first sentence"
+VALIDATION_LEFT_OUT = "# validation exams with unusable volumes left out"
+NO_VALIDATION = "none of # validation exams can be used: no thresholds"
+
 FORMS = (
-    "# rows or folders left out",
-    "# exams without a report left out",
-    "# exams with unusable volumes left out",
-    "# exams without a word in their report left out",
-    "# exams lack a sequence",
-    "# exams have one and the same report and nothing to contrast",
-    "# of # report tokens unknown",
-    "# reports longer than # tokens cut at a sentence",
-    "# of these cut inside their first sentence",
-    "# validation exams with unusable volumes left out",
-    "none of # validation exams can be used: no thresholds",
+    ROWS_LEFT_OUT,
+    NO_REPORT_LEFT_OUT,
+    VOLUMES_LEFT_OUT,
+    WORDLESS_LEFT_OUT,
+    LACK_SEQUENCE,
+    ONE_REPORT,
+    UNKNOWN_TOKENS,
+    CUT_AT_SENTENCE,
+    CUT_INSIDE,
+    VALIDATION_LEFT_OUT,
+    NO_VALIDATION,
 )
 """All of them, with # for a number."""
 
 _FORMS = re.compile("|".join(re.escape(form).replace(r"\#", r"\d{1,9}") for form in FORMS))
+
+
+def notice(form: str, *numbers: int) -> str:
+    """One of the sentences, with its numbers."""
+    assert form in FORMS
+    assert form.count("#") == len(numbers)
+    return form.replace("#", "{}").format(*numbers)
 
 
 def is_known(notice: str) -> bool:

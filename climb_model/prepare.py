@@ -20,6 +20,19 @@ from climb_model.data.volume import read_volume
 from climb_model.model.climb import ImageTokens
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
+from climb_model.notices import (
+    CUT_AT_SENTENCE,
+    CUT_INSIDE,
+    LACK_SEQUENCE,
+    NO_REPORT_LEFT_OUT,
+    ONE_REPORT,
+    ROWS_LEFT_OUT,
+    UNKNOWN_TOKENS,
+    VOLUMES_LEFT_OUT,
+    WORDLESS_LEFT_OUT,
+    notice,
+)
+from climb_model.progress import observer
 from configs.schema import Settings
 
 Pieces = tuple[int, ...]
@@ -145,16 +158,35 @@ def prepare(
     )
 
 
+def prepare_watched(
+    site: SiteData, split: str, frozen: FrozenEncoders, settings: Settings, scratch: Path
+) -> ExamSet:
+    """`prepare` under the eyes of whoever watches the run.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    watcher = observer()
+    return prepare(
+        site,
+        split,
+        frozen,
+        settings,
+        scratch,
+        on_exam=lambda done, total: watcher.preparing(site.name, done, total),
+    )
+
+
 def left_out_notices(site: SiteData, num_volumes: int, num_wordless: int) -> list[str]:
     """What is left out and why, in counts."""
     num_without_report = list(site.left_out.values()).count(NO_REPORT)
     counts = {
-        "rows or folders left out": len(site.left_out) - num_without_report,
-        "exams without a report left out": num_without_report,
-        "exams with unusable volumes left out": num_volumes,
-        "exams without a word in their report left out": num_wordless,
+        ROWS_LEFT_OUT: len(site.left_out) - num_without_report,
+        NO_REPORT_LEFT_OUT: num_without_report,
+        VOLUMES_LEFT_OUT: num_volumes,
+        WORDLESS_LEFT_OUT: num_wordless,
     }
-    return [f"{count} {fact}" for fact, count in counts.items() if count]
+    return [notice(form, count) for form, count in counts.items() if count]
 
 
 def set_notices(present: np.ndarray, reports: tuple[Sentences, ...], settings: Settings) -> list[str]:
@@ -168,9 +200,9 @@ def set_notices(present: np.ndarray, reports: tuple[Sentences, ...], settings: S
     sequences = present.reshape(len(present), len(settings.data.sequences), -1).any(axis=-1)
     num_lacking = int((~sequences).any(axis=-1).sum())
     if num_lacking:
-        notices.append(f"{num_lacking} exams lack a sequence")
+        notices.append(notice(LACK_SEQUENCE, num_lacking))
     if len(reports) > 1 and all(report and report == reports[0] for report in reports):
-        notices.append(f"{len(reports)} exams have one and the same report and nothing to contrast")
+        notices.append(notice(ONE_REPORT, len(reports)))
     return notices
 
 
@@ -242,9 +274,9 @@ def tokenize_reports(
             f"'{settings.model.text.weights}', at most {settings.evaluation.max_unknown_share:.1%} wanted"
         )
         raise DataError(f"site '{site}': {fact}", f"site '{site}': {fact}")
-    notices = [f"{num_unknown} of {num_pieces} report tokens unknown"] if num_unknown else []
+    notices = [notice(UNKNOWN_TOKENS, num_unknown, num_pieces)] if num_unknown else []
     if num_cut:
-        notices.append(f"{num_cut} reports longer than {encoder.max_tokens} tokens cut at a sentence")
+        notices.append(notice(CUT_AT_SENTENCE, num_cut, encoder.max_tokens))
     if num_cut_inside:
-        notices.append(f"{num_cut_inside} of these cut inside their first sentence")
+        notices.append(notice(CUT_INSIDE, num_cut_inside))
     return tuple(reports), notices

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from climb_model.data.exam import DataError, SiteData
+from climb_model.data.exam import DataError
 from climb_model.data.folders import has_findings
 from climb_model.evaluation.operating import (
     brier_score,
@@ -19,8 +19,8 @@ from climb_model.evaluation.statistics import auc_table, mean_auc, mean_auc_inte
 from climb_model.evaluation.zero_shot import ZeroShot, zero_shot
 from climb_model.model.climb import ClimbModel
 from climb_model.model.frozen import FrozenEncoders
-from climb_model.prepare import ExamSet, prepare, read_exams
-from climb_model.progress import observer
+from climb_model.notices import NO_VALIDATION, VALIDATION_LEFT_OUT, notice
+from climb_model.prepare import ExamSet, prepare_watched, read_exams
 from configs.schema import Settings
 
 VALIDATION = "val"
@@ -102,32 +102,18 @@ def open_labelled(
     site = read_exams(data, settings, name, need_reports=False, need_findings=True)
     if not any(label is not None for exam in site.of_split(split) for label in exam.findings.values()):
         raise NoLabels(site.name, f"no labelled exam in split '{split}'")
-    watcher = observer()
-
-    def ready(which: str) -> ExamSet:
-        return prepare(
-            site,
-            which,
-            frozen,
-            settings,
-            scratch,
-            on_exam=lambda done, total: watcher.preparing(site.name, done, total),
-        )
-
-    exams = ready(split)
+    exams = prepare_watched(site, split, frozen, settings, scratch)
     if np.isnan(exams.labels).all():
         raise NoLabels(site.name, f"no labelled exam in split '{split}' whose volumes can be used")
     notices, validation = list(exams.notices), None
     if split != VALIDATION and site.of_split(VALIDATION):
         try:
-            validation = ready(VALIDATION)
+            validation = prepare_watched(site, VALIDATION, frozen, settings, scratch)
         except DataError:
-            notices.append(_unusable(site))
+            notices.append(notice(NO_VALIDATION, len(site.of_split(VALIDATION))))
         else:
             if validation.kept.index.left_out:
-                notices.append(
-                    f"{len(validation.kept.index.left_out)} validation exams with unusable volumes left out"
-                )
+                notices.append(notice(VALIDATION_LEFT_OUT, len(validation.kept.index.left_out)))
     return LabelledExams(settings, frozen, split, exams, validation, tuple(notices))
 
 
@@ -202,7 +188,3 @@ def operating_table(
             "specificity": None if decision is None else decision.specificity,
         }
     return table
-
-
-def _unusable(site: SiteData) -> str:
-    return f"none of {len(site.of_split(VALIDATION))} validation exams can be used: no thresholds"

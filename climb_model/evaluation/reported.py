@@ -11,8 +11,7 @@ from climb_model.evaluation.retrieval import measure_retrieval, to_json
 from climb_model.model.climb import ClimbModel
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import ExamSet, prepare, read_exams, tokenize_reports
-from climb_model.progress import observer
+from climb_model.prepare import ExamSet, prepare_watched, read_exams, tokenize_reports
 from configs.schema import Settings
 
 
@@ -30,15 +29,7 @@ def open_reported(
         DataError: if there are no reports, or the exams cannot be used.
     """
     site = read_exams(data, settings, name, need_reports=True, need_findings=False)
-    watcher = observer()
-    return prepare(
-        site,
-        split,
-        frozen,
-        settings,
-        scratch,
-        on_exam=lambda done, total: watcher.preparing(site.name, done, total),
-    )
+    return prepare_watched(site, split, frozen, settings, scratch)
 
 
 def add_reports(
