@@ -15,7 +15,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,13 +199,13 @@ def by_chunks(encoder: Any, slices: torch.Tensor) -> torch.Tensor:
     return torch.cat(tokens).float()
 
 
-class library:
+@contextmanager
+def library() -> Generator[None]:
     """The yardstick's context: the library's own layers."""
-
-    def __enter__(self) -> None:
-        plain_layers(run_library)
-
-    def __exit__(self, *_: object) -> None:
+    plain_layers(run_library)
+    try:
+        yield
+    finally:
         plain_layers(run_layers)
 
 

@@ -112,12 +112,18 @@ def operating_lines(summary: Mapping[str, object]) -> list[str]:
 
 def operating_note(summary: Mapping[str, object]) -> str:
     """Where the thresholds come from."""
-    if not summary["validation_exams"]:
+    if not summary.get("validation_exams"):
         return "no validation exams beside the reported ones: no thresholds"
     return (
         f"thresholds: the smallest of specificity {summary['operating_specificity']:.2f} on "
         f"{summary['validation_exams']} validation exams; what they do to the reported exams:"
     )
+
+
+def operating_sentence(summary: Mapping[str, object]) -> str:
+    """The same, for a page or a card."""
+    words = operating_note(summary)
+    return f"{words[0].upper()}{words[1:].removesuffix(':')}."
 
 
 def retrieval_lines(summary: Mapping[str, object]) -> list[str]:

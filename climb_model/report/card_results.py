@@ -15,6 +15,7 @@ from climb_model.results import (
     labelled,
     mean_interval,
     number_text,
+    operating_sentence,
     trained_alone,
 )
 from climb_model.runs import RoundRecord
@@ -161,19 +162,8 @@ def _operating(summary: Mapping[str, object]) -> list[str]:
     rows = [
         (words(finding), *(number_text(row.get(key)) for key in columns)) for finding, row in rows_of.items()
     ]
-    wanted, exams = (
-        cast("float | None", summary.get("operating_specificity")),
-        summary.get("validation_exams"),
-    )
-    source = "No validation exams: no thresholds."
-    if exams and wanted is not None:
-        source = (
-            f"Thresholds were chosen for specificity {wanted:.2f} on {exams} validation exams; sensitivity "
-            "and specificity are what they reach on the exams of the table above."
-        )
-    return [
-        f"{wrapped(f'Calibration and thresholds. {source}')}\n\n{table(['finding', *columns.values()], rows)}"
-    ]
+    head = wrapped(f"Calibration and thresholds. {operating_sentence(summary)}")
+    return [f"{head}\n\n{table(['finding', *columns.values()], rows)}"]
 
 
 def _table(summary: Mapping[str, object]) -> Mapping[str, Row]:

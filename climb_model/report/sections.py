@@ -19,7 +19,7 @@ from climb_model.results import (
     labelled,
     mean_interval,
     number_text,
-    operating_note,
+    operating_sentence,
 )
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -166,10 +166,9 @@ def operating_section(result: Result) -> Html:
     ]
     head = table_row("th", ["finding", *columns], classes)
     table = tag("table", None, tag("thead", None, head), tag("tbody", None, *body))
-    words = operating_note(result.summary)
     return section(
         "Calibration and thresholds",
-        tag("p", {"class": "note"}, f"{words[0].upper()}{words[1:].removesuffix(':')}. {CALIBRATION}"),
+        tag("p", {"class": "note"}, f"{operating_sentence(result.summary)} {CALIBRATION}"),
         tag("div", {"class": "scroll"}, table),
     )
 

@@ -260,11 +260,11 @@ def test_calibration_and_thresholds_are_told_if_the_run_has_them() -> None:
     results = section(
         card_of(operating={"Zyste": known, "Karzinom": none}, **more), "Quantitative analyses"
     ).split("Calibration and thresholds.")[1]
-    assert "for specificity 0.90 on 12 validation exams" in results
+    assert "the smallest of specificity 0.90 on 12 validation exams" in results
     assert cells(results, "Zyste") == ["Zyste", "0.500", "0.750", "0.900", "0.123", "0.050"]
     assert cells(results, "Karzinom") == ["Karzinom", "-", "-", "-", "0.123", "0.050"]
     without = card_of(operating={"Zyste": none}, operating_specificity=0.9, validation_exams=0)
-    assert "No validation exams: no thresholds." in without
+    assert "No validation exams beside the reported ones: no thresholds." in without
     assert "Calibration" not in card_of()
 
 
