@@ -1,0 +1,295 @@
+"""Names of persons in German medical text: those that are known, and those beside a title."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from climb_model.data.wordings import load_wording
+
+Span = tuple[int, int]
+"""Start and end of a passage, in characters."""
+
+_UP = "A-ZÀ-ÖØ-ÞŁŞŠŽČĆĐİ"
+_NAME = rf"(?:[{_UP}](?:[^\W\d_]|['’](?=[^\W\d_]))+(?:[ ]?-[ ]?[{_UP}][^\W\d_]+)*)"
+_INITIALS = rf"(?:(?:(?!(?:Dr|Fr|Hr|St|Nr)\.)[{_UP}][a-z]?h?\.[ -]?)+)"
+_TITLES = (
+    r"(?:Frau|Herrn?|Fr\.|Hrn?\.|D?Dr\.?(?:in\b)?"
+    r"(?:[ ]?(?:med|phil|rer|nat|habil|univ|dent|h\.?[ ]?c|sc|hum|biol)\b\.?)*"
+    r"|(?:Univ\.-?[ ]?)?Prof\.?|Professor(?:in)?|Doktor|(?:Priv\.-?[ ]?)?Doz\.?|Prim\.|DGKS"
+    r"|PD(?=\s+Dr)|OÄ|OA|MTRA?|Dipl\.-\w+\.?"
+    r"|(?:Ober|Chef|Stations|Assistenz|Fach|Haus|Frauen)(?:arzt|ärztin)|Ass\.(?:-?[ ]?(?:Arzt|Ärztin))?"
+    r"|Kolleg(?:e|en|in)|Schwester)"
+)
+_TITLED = re.compile(rf"(?<![\w-])(?:{_TITLES}[ ]?\s?)+(?:{_TITLES})?", re.MULTILINE)
+_SIGNED = re.compile(
+    r"(?<!\w)(?:gez\.?|(?:befundet|freigegeben|vidiert|validiert|signiert|unterzeichnet|diktiert|supervidiert"
+    r"|erstellt|geschrieben|überwiesen|zugewiesen)\s+(?:von|durch)|(?:Befunder(?:in)?|Untersucher(?:in)?|Zuweiser(?:in)?"
+    r"|Überweiser(?:in)?|Einsender(?:in)?|Hausarzt|Hausärztin|Operateur(?:in)?|Nachname|Vorname|Familienname"
+    r"|Name|Patientenname|Arzt|Ärztin)[ ]?:)\s*:?\s*",
+    re.IGNORECASE,
+)
+_PERSON = re.compile(r"(?<!\w)(?:Patient(?:in|en)?|Pat\.)[ ]?:?\s+(?:Frau\s+|Herrn?\s+)?")
+_BORN_AFTER = re.compile(
+    rf"((?:{_NAME}|{_INITIALS})(?:,?[ ]+{_NAME}){{0,3}})\s*,?\s*\(?\s*(?:geb\.|geboren|\*)\s*(?:am\s*)?\d"
+)
+_BORN_AS = re.compile(rf"(?<!\w)geb(?:\.|orene)[ ]+({_NAME})")
+_GREETING = re.compile(r"(?:Grüßen|Grüssen|Gruß|Hochachtungsvoll)[^\n]*\n")
+_AFTER_GREETING = 400
+"""Characters after a greeting in which names in pairs are signatures."""
+
+_FIRST = re.compile(
+    rf"({_INITIALS})?"
+    r"((?:van|von|zu)[ ](?:de[rnm]?[ ])?|(?:de|del|dos|di|da|le|la|ten|ter|al|el)[ ](?:la[ ])?)?"
+    rf"({_NAME}|[{_UP}]\b\.?)?"
+)
+_NOUN_ENDING = re.compile(
+    r"(?:ung|ungen|om|ome|itis|ose|ie|ion|ionen|zyste\w*|gramm|grafie|logie|ität|keit|heit)$"
+)
+_WORD = re.compile(r"[^\W\d_]+")
+_BETWEEN = re.compile(r"[\s,.\-]{1,3}|\s{1,3}(?:von|van|de|der|den|zu|zur|vom)(?:\s(?:der|den))?\s")
+
+
+def person_spans(text: str, names: Iterable[str]) -> list[Span]:
+    """Passages that name a person, in order, neighbours joined.
+
+    Args:
+        text: any German text.
+        names: known ones, as in DICOM headers (`Müller^Anna^^Dr.`) or tables (`Dr. Müller, Anna`).
+    """
+    titled = list(_titled(text))
+    # who is introduced with a title may be named without it below
+    introduced = [text[start:end] for start, end in titled]
+    spans = [*titled, *_labelled(text), *_paired(text), *_known(text, (*names, *introduced))]
+    joined: list[Span] = []
+    for start, end in sorted(spans):
+        if joined and (start <= joined[-1][1] or _BETWEEN.fullmatch(text, joined[-1][1], start)):
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+@dataclass(frozen=True)
+class _Token:
+    start: int
+    end: int
+    word: str
+
+
+def _known(text: str, names: Iterable[str]) -> Iterator[Span]:
+    """Known names, in any case and spelling of umlauts, also with a genitive s.
+
+    A name that is also a word of reports counts only beside another known name.
+    """
+    parts = {part for name in names for part in _name_parts(name)}
+    if not parts:
+        return
+    tokens = [_Token(each.start(), each.end(), each.group()) for each in _WORD.finditer(text)]
+    found = [_is_known(token.word, parts) for token in tokens]
+    for place, token in enumerate(tokens):
+        if not found[place] or _is_eponym(text, token.start, token.end):
+            continue
+        if not _is_ordinary(token.word) and len(token.word) > 2:
+            yield token.start, token.end
+            continue
+        beside = [other for other in (place - 1, place + 1) if 0 <= other < len(tokens) and found[other]]
+        if token.word[0].isupper() and any(
+            tokens[other].word[0].isupper()
+            and _fold(tokens[other].word) != _fold(token.word)
+            and re.fullmatch(
+                r"[ ,\-]{1,3}",
+                text[min(token.end, tokens[other].end) : max(token.start, tokens[other].start)],
+            )
+            for other in beside
+        ):
+            yield token.start, token.end
+
+
+def _is_known(word: str, parts: set[str]) -> bool:
+    folded = _fold(word)
+    return folded in parts or (folded.endswith("s") and folded[:-1] in parts)
+
+
+def _name_parts(name: str) -> set[str]:
+    words = [_fold(word) for word in _WORD.findall(name)]
+    without = _folded_words("titles") | _folded_words("particles")
+    return {word for word in words if len(word) > 1 and word not in without}
+
+
+def _titled(text: str) -> Iterator[Span]:
+    """`Frau Dr. Anna Müller`: the name; the title stays."""
+    for match in _TITLED.finditer(text):
+        yield from _names_from(text, match.end(), strong=True)
+    for match in _PERSON.finditer(text):
+        word = re.compile(_NAME).match(text, match.end())
+        if word and (
+            _fold(word.group()) in _folded_words("given") or text[word.end() : word.end() + 1] == ","
+        ):
+            yield from _names_from(text, match.end(), strong=False)
+
+
+def _labelled(text: str) -> Iterator[Span]:
+    """Signatures, labels, birth names, and the name before a date of birth."""
+    for match in _SIGNED.finditer(text):
+        titled = _TITLED.match(text, match.end())
+        yield from _names_from(text, titled.end() if titled else match.end(), strong=False)
+    for match in _BORN_AFTER.finditer(text):
+        words = list(_WORD.finditer(match.group(1)))
+        while words and _fold(words[0].group()) in _folded_words("titles") | _folded_words("not_names"):
+            words.pop(0)
+        if words and not any(_is_plain(word.group()) for word in words):
+            yield match.start(1) + words[0].start(), match.end(1)
+    for match in _BORN_AS.finditer(text):
+        yield match.span(1)
+
+
+def _paired(text: str) -> Iterator[Span]:
+    """A common given name before or after another name; in signatures any two names in one line."""
+    signatures = [(match.end(), match.end() + _AFTER_GREETING) for match in _GREETING.finditer(text)]
+    place = 0
+    while match := _pair_pattern().search(text, place):
+        signed = any(start <= match.start() < end for start, end in signatures)
+        first, comma, last = match.groups()
+        if _is_pair(first, comma, last, signed) and not _is_eponym(text, match.start(3), match.end(3)):
+            yield match.span()
+            place = match.end()
+        else:
+            place = match.end(1)
+
+
+def _is_pair(first: str, comma: str, last: str, signed: bool) -> bool:
+    if _is_title(first) or _is_title(last) or _is_medical(last):
+        return False
+    given, other = (last, first) if comma else (first, last)
+    if _fold(given) in _folded_words("given"):
+        return not _is_plain(other) or _fold(other) in _folded_words("ordinary")
+    return signed and not _is_plain(first) and not _is_plain(last)
+
+
+def _names_from(text: str, start: int, *, strong: bool) -> Iterator[Span]:
+    """The name that begins at `start`: initials, particles, up to three words in one line.
+
+    Args:
+        strong: after `Frau` or `Dr.` the first word is a name even if reports have it as a word.
+    """
+    match = _FIRST.match(text, start)
+    if match is None or (match.group(3) is None and match.group(1) is None):
+        return
+    word = match.group(3) or ""
+    if word and (_fold(word) in _folded_words("not_names") or _is_title(word)):
+        return
+    if word and (not strong or match.group(2)) and (_is_plain(word) or _is_medical(word)):
+        return
+    end = _further_names(text, match.end(), first=word)
+    if not _is_eponym(text, match.start(), end):
+        yield match.start(), end
+
+
+def _further_names(text: str, start: int, *, first: str) -> int:
+    """The end of up to two more names in the same line; after a comma, of a given name."""
+    end = start
+    capitals = len(first) > 1 and first.isupper()  # `FRITZ, Fridolin`
+    after_comma = False
+    for _ in range(2):
+        more = _more_pattern().match(text, end)
+        if more is None or after_comma:
+            break
+        word = more.group(1)
+        after_comma = more.group().startswith(",")
+        if after_comma and _fold(word) not in _folded_words("given") and (not capitals or word.isupper()):
+            break
+        if _is_ordinary(word) or _is_title(word) or _is_medical(word):
+            break
+        end = more.end()
+    return end
+
+
+def _is_eponym(text: str, start: int, end: int) -> bool:
+    """`Morbus Paget`, `Fischer-Score`: the name of a thing."""
+    if re.search(r"(?:Morbus|M\.|St\.)\s$", text[max(0, start - 8) : start]):
+        return True
+    after = "|".join(load_words()["eponym_after"].split())
+    return (
+        re.match(rf"(?:s?[ ]?-[ ]?\w*(?:-\w+)*?|s?\s)(?:{after})\b", text[end : end + 40], re.IGNORECASE)
+        is not None
+    )
+
+
+def _is_ordinary(word: str) -> bool:
+    return _fold(word) in _ordinary_words()
+
+
+def _is_plain(word: str) -> bool:
+    """Whether it is a word of reports, and no eponym."""
+    return _is_ordinary(word) and _fold(word) not in _folded_words("eponyms")
+
+
+def _is_title(word: str) -> bool:
+    return _fold(word) in _folded_words("titles")
+
+
+def _is_medical(word: str) -> bool:
+    """Whether a word ends as medical nouns do and names seldom do."""
+    return _fold(word) not in _folded_words("given") and _NOUN_ENDING.search(word) is not None
+
+
+@cache
+def _ordinary_words() -> frozenset[str]:
+    """Words of reports: our lists, and every word of the drawn reports' wordings."""
+    wordings = " ".join(
+        _texts(load_wording(name)) for name in ("findings", "styles", "shared", "german_words")
+    )
+    words = {_fold(word) for word in _WORD.findall(wordings) if len(word) > 1}
+    return frozenset(words) | _folded_words("ordinary") | _folded_words("eponyms")
+
+
+def _texts(content: object) -> str:
+    """All texts and keys of nested lists and mappings."""
+    if isinstance(content, dict):
+        return " ".join(f"{_texts(key)} {_texts(value)}" for key, value in content.items())
+    if isinstance(content, list):
+        return " ".join(_texts(each) for each in content)
+    return str(content)
+
+
+@cache
+def _folded_words(kind: str) -> frozenset[str]:
+    return frozenset(_fold(word) for word in load_words()[kind].split())
+
+
+@cache
+def _pair_pattern() -> re.Pattern[str]:
+    between = rf"(,?)[ ]{{1,3}}{_INITIALS}?[ ]?(?:{_particles()}[ ])*"
+    return re.compile(rf"(?<![\w-])({_NAME}|{_INITIALS}){between}({_NAME})(?![\w-])")
+
+
+@cache
+def _more_pattern() -> re.Pattern[str]:
+    return re.compile(rf"(?:,?[ ]+)(?:{_particles()}[ ])*(?:{_INITIALS}[ ]?)?({_NAME})")
+
+
+@cache
+def _particles() -> str:
+    return f"(?:{'|'.join(load_words()['particles'].split())})"
+
+
+def _fold(word: str) -> str:
+    """The form in which names are compared: `MÜLLER`, `Mueller` and `Muller` are one."""
+    plain = unicodedata.normalize("NFD", word.casefold())
+    plain = "".join(sign for sign in plain if not unicodedata.combining(sign))
+    return re.sub(r"(?<=[aou])e", "", plain)
+
+
+@cache
+def load_words() -> dict[str, Any]:
+    """The content of `wording/names.yaml`."""
+    path = Path(__file__).with_name("wording") / "names.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
