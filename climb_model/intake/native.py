@@ -18,7 +18,7 @@ from climb_model.intake.pseudonym import keyed_digest, pseudonym
 from climb_model.intake.recognise import RULES_VERSION, Named
 from climb_model.intake.runs import seconds_after
 from climb_model.intake.stacks import read_voxels
-from climb_model.intake.study import Stack, Study
+from climb_model.intake.study import SeriesError, Stack, Study
 from climb_model.made_by import made_by
 
 PROVENANCE = "provenance.json"
@@ -38,12 +38,15 @@ def write_native(study: Study, named: Named, folder: Path, *, key: bytes) -> dic
         key: the site's key.
 
     Raises:
-        SeriesError: voxels that cannot be read.
+        SeriesError: voxels that cannot be read, with the name of the sequence.
     """
     files = dict[str, Any]()
     pre = named.sequences["Pre"]
     for name, stack in named.sequences.items():
-        voxels = read_voxels(stack)
+        try:
+            voxels = read_voxels(stack)
+        except SeriesError as error:
+            raise SeriesError(f"{name}: {error}") from None
         content = nifti_bytes(voxels, stack.geometry.affine)
         write_atomic(folder / f"{name}.nii.gz", content)
         seconds = 0.0 if stack is pre else seconds_after(pre, stack)

@@ -584,6 +584,20 @@ def test_t2_that_the_mapping_file_does_not_find_is_told() -> None:
 # The rest
 
 
+def test_the_order_in_which_volumes_come_does_not_matter() -> None:
+    singles = [volumes(f"Ph{number} VIBE", number) for number in (1, 2)]
+    groups = [DYNAMIC, volumes("t1_dyn", 30, 31, 32), *singles, T2, volumes("t2_tse_tra", 6, echo=90.0)]
+    stacks = [stack for group in (*groups, volumes("t2_tirm", 7), volumes("ADC", 8)) for stack in group]
+    expected = name_stacks(study(stacks), stacks, RULES)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        turned = [stacks[place] for place in rng.permutation(len(stacks))]
+        named = name_stacks(study(turned), turned, RULES)
+        assert named.how == expected.how
+        assert all(named.sequences[name] is stack for name, stack in expected.sequences.items())
+        assert reasons(named) == reasons(expected)
+
+
 def test_laterality_is_that_of_pre() -> None:
     assert name(volumes("t1_dyn", 1, 2, laterality="L")).laterality == "L"
     assert name(DYNAMIC).laterality == ""
