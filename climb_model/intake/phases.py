@@ -119,10 +119,12 @@ def _values(frames: Sequence[Frame], name: str) -> np.ndarray | None:
 
 
 def _unwrapped(times: np.ndarray) -> np.ndarray:
-    """Times of day in seconds; those after a midnight in between count on."""
-    if np.ptp(times) > _DAY_S / 2:
-        return np.where(times < _DAY_S / 2, times + _DAY_S, times)
-    return times
+    """Times of day in seconds, counted on after a midnight in between: cut at the day's longest pause."""
+    inside = np.unique(times)
+    pauses = np.diff(inside, append=inside[0] + _DAY_S)
+    start = inside[(int(np.argmax(pauses)) + 1) % len(inside)]
+    counted = np.where(times < start, times + _DAY_S, times)
+    return counted - _DAY_S * np.floor(np.median(counted) / _DAY_S)
 
 
 def _tells_apart(values: np.ndarray, levels: np.ndarray) -> bool:
@@ -145,13 +147,13 @@ def _by_rank(values: np.ndarray, levels: np.ndarray) -> list[list[int]]:
 
 def _times(phases: Sequence[Sequence[Frame]], split_by: str) -> tuple[list[float | None], str]:
     """Median time of each phase in seconds since midnight, and where it comes from."""
-    flat = [frame for frames in phases for frame in frames]
-    bounds = np.cumsum([0, *map(len, phases)])
     for name in ("acquisition time", "content time"):
-        values = _values(flat, name)
-        if values is None:
+        told = [[value for frame in frames if (value := _KEYS[name](frame)) is not None] for frames in phases]
+        if not all(told):
             continue
-        medians = [float(np.median(values[start:end])) for start, end in pairwise(bounds)]
+        flat = _unwrapped(np.array([value for values in told for value in values]))
+        parts = np.split(flat, np.cumsum([len(values) for values in told])[:-1])
+        medians = [float(np.median(part)) for part in parts]
         if len(set(medians)) == len(medians):
             return list(medians), name
     return [None] * len(phases), split_by if split_by != "acquisition number" else ""

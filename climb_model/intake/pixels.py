@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.config import IGNORE
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
@@ -23,6 +24,7 @@ _FRAME_PIXELS = 2**24
 """Largest image, 4096 x 4096: no MR image comes near it."""
 _STACK_VOXELS = 2**29
 """Largest volume, 2 GiB in float32."""
+_REST_BYTES = 2**20
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _JPEG_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -68,12 +70,12 @@ def check_sizes(frames: Sequence[Frame]) -> None:
                 sizes[frame.path] = frame.path.stat().st_size
             except OSError:
                 raise SeriesError(BAD_PIXELS) from None
-        if frame.rows * frame.columns * frame.num_frames * frame.bits_allocated > 8 * sizes[frame.path]:
+        if _num_bytes(frame) > sizes[frame.path]:
             raise SeriesError(f"{BAD_PIXELS}: the file is shorter than its image")
 
 
 def _syntax(frame: Frame) -> UID:
-    uid = UID(frame.transfer_syntax)
+    uid = UID(frame.transfer_syntax, validation_mode=IGNORE)
     if not uid.is_transfer_syntax:
         raise SeriesError("an unknown transfer syntax")
     if uid.is_encapsulated:
@@ -89,23 +91,50 @@ def _syntax(frame: Frame) -> UID:
 def _decode(path: Path, frames: Sequence[Frame]) -> list[np.ndarray]:
     first = frames[0]
     indices = [frame.index or 0 for frame in frames]
-    source: Path | Dataset = path
-    syntax = UID(first.transfer_syntax)
+    syntax = UID(first.transfer_syntax, validation_mode=IGNORE)
     if syntax.is_encapsulated or syntax.is_deflated:
-        source = dcmread(path)
-        if syntax.is_encapsulated and syntax != RLELossless:
+        source: Path | Dataset = dcmread(path)
+        if syntax.is_deflated:
+            _check_rest(source.PixelData[_num_bytes(first) :])
+        elif syntax != RLELossless:
             for index in indices:
-                codestream = get_frame(
-                    cast(bytes, source.PixelData), index, number_of_frames=first.num_frames
+                _check_codestream(
+                    get_frame(source.PixelData, index, number_of_frames=first.num_frames), first
                 )
-                if _codestream_size(codestream) != (first.rows, first.columns):
-                    raise SeriesError(
-                        f"{BAD_PIXELS}: the compressed image has another size than Rows and Columns"
-                    )
+    else:
+        source = path
+        _check_rest(_raw_rest(path, _num_bytes(first)))
     images = list(iter_pixels(source, indices=indices))
     if any(image.shape != (first.rows, first.columns) for image in images):
         raise SeriesError("pixel data of another size than Rows and Columns say")
     return [image.astype(image.dtype.newbyteorder("=")) for image in images]
+
+
+def _num_bytes(frame: Frame) -> int:
+    """Of all uncompressed pixels of its file."""
+    return frame.rows * frame.columns * frame.num_frames * frame.bits_allocated // 8
+
+
+def _raw_rest(path: Path, num_bytes: int) -> bytes:
+    """What the pixel data element of a file holds after its pixels."""
+    tags = dcmread(path, defer_size=1024, specific_tags=["PixelData"])
+    element = tags.get_item("PixelData", keep_deferred=True)
+    if not isinstance(element, RawDataElement) or element.length <= num_bytes:
+        return b""
+    with path.open("rb") as file:
+        file.seek(element.value_tell + num_bytes)
+        return file.read(min(element.length - num_bytes, _REST_BYTES))
+
+
+def _check_rest(rest: bytes) -> None:
+    """Zeros are padding; anything else is a part of the image that the sizes leave out."""
+    if len(rest) > 1 and any(rest):
+        raise SeriesError(f"{BAD_PIXELS}: more pixels than Rows, Columns and NumberOfFrames say")
+
+
+def _check_codestream(codestream: bytes, frame: Frame) -> None:
+    if _codestream_size(codestream) != (frame.rows, frame.columns):
+        raise SeriesError(f"{BAD_PIXELS}: the compressed image has another size than Rows and Columns")
 
 
 def _codestream_size(codestream: bytes) -> tuple[int, int] | None:

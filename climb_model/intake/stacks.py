@@ -95,7 +95,7 @@ def _stacks(series: Series, frames: Sequence[Frame], left_out: Sequence[LeftOut]
             others.append(_out(series, group, str(error)))
             continue
         for number, phase in enumerate(phases, start=1):
-            found = _stack(series, phase, number, len(phases), dropped)
+            found = _stack(series, phase, number, len(phases), dropped, len(groups) - len(strays))
             if isinstance(found, Stack):
                 stacks.append(found)
             else:
@@ -103,9 +103,14 @@ def _stacks(series: Series, frames: Sequence[Frame], left_out: Sequence[LeftOut]
     return tuple(stacks), tuple(others)
 
 
-def _stack(series: Series, phase: Phase, number: int, num_phases: int, dropped: int) -> Stack | LeftOut:
+def _stack(
+    series: Series, phase: Phase, number: int, num_phases: int, dropped: int, num_groups: int
+) -> Stack | LeftOut:
     if phase.missing:
-        reason = f"phase {number} of {num_phases}: {phase.missing} slices missing that other phases have"
+        reason = (
+            f"phase {number} of {num_phases} lacks {phase.missing} of "
+            f"{phase.missing + len(phase.frames)} slices"
+        )
         return _out(series, phase.frames, reason)
     try:
         check_sizes(phase.frames)
@@ -120,13 +125,15 @@ def _stack(series: Series, phase: Phase, number: int, num_phases: int, dropped: 
         time_from=phase.time_from,
         phase=number,
         num_phases=num_phases,
-        notices=tuple(_notices(phase.frames, geometry, dropped)),
+        notices=tuple(_notices(phase.frames, geometry, dropped, num_groups)),
     )
 
 
-def _notices(frames: Sequence[Frame], geometry: Geometry, dropped: int) -> Iterator[str]:
+def _notices(frames: Sequence[Frame], geometry: Geometry, dropped: int, num_groups: int) -> Iterator[str]:
+    if num_groups > 1:
+        yield f"one of {num_groups} groups of its series by orientation, size, spacing, echo or image type"
     if dropped:
-        yield f"{dropped} copies of slices dropped from its series"
+        yield f"copies of slices dropped: {dropped}"
     scales = {(frame.slope, frame.intercept) for frame in frames}
     if len(scales) > 1:
         yield f"{len(scales)} different rescale slopes or intercepts, each applied to its slices"
