@@ -23,6 +23,8 @@ _VALLEY_MM = 8.0
 """Two breasts stand out at least as far before the sternum between them."""
 _HUMP_MM = 15.0
 """One breast stands out at least as far before the chest wall beside it."""
+_FEW_TOUCH = 0.1
+"""A body that reaches the image's front in a larger share of its columns has swallowed the air."""
 _CENTRAL = 0.25
 """The midline is sought within this share of the body's width from its middle."""
 _FOOT = 0.25
@@ -123,6 +125,9 @@ def _coarse(image: Image) -> tuple[Float[np.ndarray, "column row slice"], np.nda
 def find_body(coarse: Float[np.ndarray, "column row slice"]) -> Bool[np.ndarray, "column row slice"]:
     """The largest connected part above Otsu's threshold of the logarithm.
 
+    First the lower threshold of three classes, as a coil leaves the chest far dimmer than the breasts; if
+    that takes noise in front for body, the threshold of two.
+
     Raises:
         SeriesError: a constant image, values that are not finite, nothing connected.
     """
@@ -130,23 +135,46 @@ def find_body(coarse: Float[np.ndarray, "column row slice"]) -> Bool[np.ndarray,
     if not np.isfinite(high - low) or high <= low:
         raise SeriesError("no breasts found: Pre is constant or not finite")
     values = np.log1p(np.clip((coarse - low) / (_SHADE * (high - low)), 0, None))
-    counts, edges = np.histogram(values, 128)
-    body = values > _otsu(counts, (edges[1:] + edges[:-1]) / 2)
-    body = ndimage.binary_opening(body, ndimage.generate_binary_structure(3, 1))
-    parts = np.zeros(body.shape, np.int32)
-    ndimage.label(body, output=parts)
+    counts, edges = np.histogram(values, 64)
+    lower, only = _otsu(counts, (edges[1:] + edges[:-1]) / 2)
+    body = _largest(values > lower)
+    return body if _touches_front(body) < _FEW_TOUCH else _largest(values > only)
+
+
+def _largest(mask: Bool[np.ndarray, "column row slice"]) -> Bool[np.ndarray, "column row slice"]:
+    """The largest connected part, without thin threads."""
+    mask = ndimage.binary_opening(mask, ndimage.generate_binary_structure(3, 1))
+    parts = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=parts)
     if not parts.any():
         raise SeriesError("no breasts found: nothing connected stands out from the background")
     return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
 
 
-def _otsu(counts: np.ndarray, centres: np.ndarray) -> float:
-    """The value that separates two classes with the largest variance between them (Otsu 1979)."""
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    above = counts.sum() - below
-    weighted = np.cumsum(counts * centres)
-    means = weighted[:-1] / np.maximum(below, 1), (weighted[-1] - weighted[:-1]) / np.maximum(above, 1)
-    return float(centres[int(np.argmax(below * above * (means[0] - means[1]) ** 2))])
+def _otsu(counts: np.ndarray, centres: np.ndarray) -> tuple[float, float]:
+    """The lower threshold between three classes, and the one between two (Otsu 1979).
+
+    Both make the variance between the classes the largest.
+    """
+    number = np.append(0.0, np.cumsum(counts))
+    total = np.append(0.0, np.cumsum(counts * centres))
+
+    def spread(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        held = number[last] - number[first]
+        return (total[last] - total[first]) ** 2 / np.maximum(held, 1)
+
+    begin, cut, end = np.zeros(1, np.intp), np.arange(len(counts) + 1), np.full(1, len(counts))
+    two = spread(begin, cut) + spread(cut, end)
+    lower, upper = cut[:, None], cut[None, :]
+    three = np.where(lower < upper, spread(begin, lower) + spread(lower, upper) + spread(upper, end), 0)
+    least = int(np.unravel_index(np.argmax(three), three.shape)[0])
+    edges = [centres[max(place - 1, 0)] for place in (least, int(np.argmax(two)))]
+    return float(edges[0]), float(edges[1])
+
+
+def _touches_front(body: Bool[np.ndarray, "column row slice"]) -> float:
+    """Share of the columns with body in which it reaches the image's front."""
+    return float((find_front(body)[body.any(axis=1)] >= body.shape[1] - 2).mean())
 
 
 def find_front(body: Bool[np.ndarray, "column row slice"]) -> Int[np.ndarray, "column slice"]:
@@ -157,7 +185,7 @@ def find_front(body: Bool[np.ndarray, "column row slice"]) -> Int[np.ndarray, "c
 def _columns(body: Bool[np.ndarray, "column row slice"]) -> slice:
     """The columns that the body fills, behind air."""
     hit = body.any(axis=1)
-    if (find_front(body)[hit] >= body.shape[1] - 2).mean() > 0.5:
+    if _touches_front(body) > 0.5:
         raise SeriesError("no breasts found: no air in front of the body")
     share = hit.mean(axis=1)
     filled = np.flatnonzero(share > 0.1 * share.max())

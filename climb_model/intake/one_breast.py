@@ -1,6 +1,4 @@
 """One breast of an exam: its sequences on one grid, the subtraction, what is left out."""
-CONSTANT_SHARE = 0.95
-"""A sequence with one value in more of a breast's voxels is constant there."""
 
 from __future__ import annotations
 
@@ -16,6 +14,9 @@ from climb_model.intake.resampling import Grid, Values
 
 FEW_SHARE = 0.25
 """A sequence that covers less of Pre's part of a breast is left out."""
+
+CONSTANT_SHARE = 0.95
+"""A sequence with one value in more of a breast's voxels is constant there."""
 
 
 @dataclass(frozen=True, kw_only=True)
