@@ -33,6 +33,7 @@ from climb_model.intake.mapping import SiteMapping
 from climb_model.intake.native import source_digest
 from climb_model.intake.nifti_source import NiftiExam, as_study, files_digest, find_exams
 from climb_model.intake.pseudonym import exam_id, patient_id, site_key
+from climb_model.intake.recognise import RULES_VERSION
 from climb_model.intake.report_table import ReportTable, read_report_table
 from climb_model.intake.site_tables import ExamRow, write_tables
 from climb_model.intake.study import LeftOut, SeriesError, Study
@@ -205,7 +206,12 @@ def _candidate(study: Study, volumes: NiftiExam | None, key: bytes) -> _Candidat
 
 def _recipe(options: ImportOptions) -> str:
     """Hash of all that decides the volumes of an exam beside its files."""
-    content = {"version": VERSION, "motion": options.motion, "series": asdict(options.mapping.series)}
+    content = {
+        "version": VERSION,
+        "rules": RULES_VERSION,
+        "motion": options.motion,
+        "series": asdict(options.mapping.series),
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
