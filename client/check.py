@@ -61,10 +61,8 @@ def exam_line(result: Result) -> str:
     """How many exams there are and how many can be used."""
     counts = cast(dict[str, int], result.exams)
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-    return (
-        f"{counts['folders']} exam folders; {counts['usable']} usable exams of {counts['patients']} patients: "
-        f"{splits}"
-    )
+    of_patients = f"{counts['usable']} usable exams of {counts['patients']} patients"
+    return f"{counts['folders']} exam folders; {of_patients}: {splits}"
 
 
 def verdict(result: Result) -> str:

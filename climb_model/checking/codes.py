@@ -185,9 +185,7 @@ TABLES = {
 
 REPORTS = {
     "reports.identifiers": Kind(
-        ERROR,
-        "reports with what looks like a name, a date of birth or a number of a person",
-        "redact and import again",
+        ERROR, "reports in which rules find what identifies a person", "redact: import the reports again"
     ),
     "reports.sides_swapped": Kind(
         ERROR,
@@ -210,6 +208,7 @@ REPORTS = {
     "reports.other_side": Kind(
         WARNING, "reports that name the other breast only", "look whether the text is this breast's"
     ),
+    "reports.dates": Kind(WARNING, "reports with the date of a day", "redact: import the reports again"),
     "reports.language": Kind(WARNING, "reports that are not German", "leave them out, or translate them"),
     "reports.identical": Kind(
         WARNING, "reports with one and the same text", "look whether it is a template instead of the findings"

@@ -102,7 +102,7 @@ def _missing(layout: Layout, tables: SiteTables, role: Role) -> list[Finding]:
         *found("tables.no_split", _not_in(layout.folders, tables.splits)),
     ]
     exams = [uid for uid in layout.folders if bare(uid) in _bare_set(tables.splits)]
-    if tables.annotations is not None:
+    if tables.annotations is not None and tables.patients:  # without its column that is told instead
         findings += found("tables.no_patient", _not_in(exams, tables.patients))
     if tables.reports is not None:
         findings += found("reports.missing", _not_in(exams, tables.reports))

@@ -34,12 +34,14 @@ def read_loosely(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()
     """Read a table as `read_table` does, but past its faults.
 
     A line with more or fewer cells than the header is counted and left out; a column that is missing
-    gives empty cells; bytes that are not UTF-8 are read as Windows-1252.
+    is taken from the one whose name is nearly it, so that its cells are checked too, or gives empty
+    cells; bytes that are not UTF-8 are read as Windows-1252.
     """
     name = path.name
     if not path.is_file():
-        near = _near(name, [other.name for other in path.parent.glob("*.*")])
-        return Loose(rows=None, findings=tuple(found("tables.missing", count=1, detail=f"{name}{near}")))
+        near = _nearest(name, [other.name for other in path.parent.glob("*.*")])
+        told = f"; there is '{near}'" if near else ""
+        return Loose(rows=None, findings=tuple(found("tables.missing", count=1, detail=f"{name}{told}")))
     raw = path.read_bytes()
     findings: list[Finding] = []
     try:
@@ -85,6 +87,7 @@ def _places(
     name: str, header: Sequence[str], wanted: Sequence[str], optional: Sequence[str]
 ) -> tuple[dict[str, int], list[Finding]]:
     names = [folded(cell) for cell in header]
+    known = {folded(column) for column in (*wanted, *optional)}
     places: dict[str, int] = {}
     findings: list[Finding] = []
     for column in (*wanted, *optional):
@@ -93,13 +96,17 @@ def _places(
             findings += found("tables.column_twice", count=1, detail=f"{name}: '{column}'")
         if count:
             places[column] = names.index(folded(column))
-        elif column in wanted:
-            near = _near(column, header)
-            findings += found("tables.column_missing", count=1, detail=f"{name}: '{column}'{near}")
+            continue
+        near = _nearest(column, header)
+        if near and folded(near) not in known:
+            places[column] = names.index(folded(near))
+        if column in wanted:
+            told = f"; there is '{near}', read as that here" if near else ""
+            findings += found("tables.column_missing", count=1, detail=f"{name}: '{column}'{told}")
     return places, findings
 
 
-def _near(name: str, there: Sequence[str]) -> str:
+def _nearest(name: str, there: Sequence[str]) -> str:
     known = {folded(other): other.strip() for other in there}
     match = difflib.get_close_matches(folded(name), list(known), n=1, cutoff=NEAR)
-    return f"; there is '{known[match[0]]}'" if match else ""
+    return known[match[0]] if match else ""

@@ -209,7 +209,7 @@ def _date_of(server: str) -> float | None:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]
-    except (OSError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
     try:
         seconds = parsedate_to_datetime(date).timestamp()

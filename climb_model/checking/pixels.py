@@ -84,7 +84,7 @@ def read_pixels(
             if on_file is not None:
                 on_file(done, len(new))
     finally:  # an interrupted check goes on where it was
-        if cache is not None and new:
+        if cache is not None and set(known) != {keys[path] for path in seen}:
             _save(cache, {keys[path]: pixels for path, pixels in seen.items()})
     return {uid: {sequence: seen[path] for sequence, path in paths.items()} for uid, paths in files.items()}
 

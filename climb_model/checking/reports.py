@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from climb_model.checking.result import Finding, found
+from climb_model.intake.redact import DATE, redact
 
 FEWEST_WORDS = 3
 TEMPLATE_SHARE = 0.25
@@ -53,10 +54,21 @@ def check_reports(reports: Mapping[str, str]) -> list[Finding]:
             "reports.short", [uid for uid, text in texts.items() if len(WORD.findall(text)) < FEWEST_WORDS]
         ),
         *found("reports.encoding", [uid for uid, text in texts.items() if DAMAGED.search(text)]),
+        *_persons(texts),
         *_languages(texts),
         *_identical(texts),
         *_sides(texts),
     ]
+
+
+def _persons(texts: Mapping[str, str]) -> list[Finding]:
+    """Reports in which the import's own rules would replace something."""
+    counts = {uid: redact(text, ()).counts for uid, text in texts.items()}
+    persons = {uid: told for uid, told in counts.items() if set(told) - {DATE}}
+    dates = [uid for uid, told in counts.items() if DATE in told and uid not in persons]
+    kinds = Counter(kind for told in persons.values() for kind in told)
+    told = ", ".join(f"{kind} in {number}" for kind, number in kinds.most_common())
+    return [*found("reports.identifiers", persons, detail=told), *found("reports.dates", dates)]
 
 
 def _identical(texts: Mapping[str, str]) -> list[Finding]:
