@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.cli import DONE, Tool, existing_folder, new_folder, whole_number
+from configs.cli import DONE, FAILED, Tool, existing_folder, new_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
 
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-site`; returns the exit code."""
     tool = Tool("climb-site", "One hospital's side of a study. Research use, not a medical device.")
     _add_import(tool)
+    _add_check(tool)
     _add_train(tool)
     _add_evaluate(tool)
     _add_similar(tool)
@@ -50,6 +52,76 @@ def _import(arguments: argparse.Namespace) -> int:
     sequence, series = arguments.series
     print(import_series(dicom, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))
     return DONE
+
+
+def _add_check(tool: Tool) -> None:
+    parser = tool.verb(
+        "check",
+        _check,
+        does="tell what is wrong with a site's exams, tables, reports and machine, and what to do",
+        settings=True,
+    )
+    parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder")
+    parser.add_argument(
+        "--preset",
+        default="climb",
+        metavar="NAME",
+        help=f"settings of the study: {', '.join(preset_names())}; climb unless told",
+    )
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders")
+    parser.add_argument(
+        "--private", type=Path, metavar="DIR", help="the site's private folder; else SITE_DIR/private"
+    )
+    parser.add_argument(
+        "--server", type=_web_address, metavar="URL", help="compare this machine's clock with that server's"
+    )
+    parser.add_argument(
+        "--server-exams",
+        action="store_true",
+        help="these are the coordinator's: findings needed, reports not",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="headers, tables and reports only: no pixels, no timing"
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=2,
+        metavar="N",
+        help="processes that read pixels; 2 unless told",
+    )
+    parser.add_argument("--show-ids", action="store_true", help="name exams, patients and files")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+
+
+def _web_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must begin with http:// or https://, got {text!r}")
+    return text
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    site = existing_folder(arguments.site, "SITE_DIR")
+    weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    settings = load_settings(arguments.preset, arguments.overrides)
+    from client.check import progress_bar, show
+    from climb_model.checking.check import Options, check_site
+
+    options = Options(
+        weights=weights,
+        private=arguments.private,
+        server=arguments.server,
+        server_exams=arguments.server_exams,
+        quick=arguments.quick,
+        workers=arguments.workers,
+    )
+    with progress_bar() as on_file:
+        result = check_site(site, settings, options, on_file)
+    if arguments.json:
+        print(json.dumps(result.to_dict(show_ids=arguments.show_ids), ensure_ascii=False))
+    else:
+        show(result, show_ids=arguments.show_ids)
+    return DONE if result.passed else FAILED
 
 
 def _add_train(tool: Tool) -> None:
