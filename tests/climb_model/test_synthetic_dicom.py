@@ -111,9 +111,11 @@ def objects(made: tuple[Path, Exported]) -> dict[str, dict[str, list[FileDataset
 
 
 def read(path: Path) -> FileDataset:
-    with warnings.catch_warnings():  # of the file that is cut within its header
+    """The whole object; where pydicom gives up all for cut pixels, what comes before them."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dcmread(path)
+        tags = dcmread(path)
+        return tags if "StudyInstanceUID" in tags else dcmread(path, stop_before_pixels=True)
 
 
 def frames_of(tags: FileDataset) -> Iterator[tuple[Dataset, np.ndarray, int]]:
@@ -334,7 +336,7 @@ def test_what_no_import_wants_lies_in_every_tree(made, truth, objects) -> None:
 
 def test_duplicates_are_the_same_bytes_under_another_name(made, truth) -> None:
     marked = {
-        entry["study_uid"]
+        entry["study_uid"]: entry["num_duplicates"]
         for entries in truth.values()
         for entry in entries
         if "duplicate files" in entry["mess"]
@@ -348,8 +350,8 @@ def test_duplicates_are_the_same_bytes_under_another_name(made, truth) -> None:
                 uid = str(read(path).StudyInstanceUID)
                 num_twice[uid] = num_twice.get(uid, 0) + 1
             seen.add(digest)
-    assert num_twice == dict.fromkeys(marked, 3)
-    assert marked
+    assert num_twice == marked
+    assert max(marked.values()) == 3
 
 
 def test_file_names_tell_nothing_and_come_in_no_order(made) -> None:
@@ -373,8 +375,9 @@ def test_names_and_birth_dates_are_planted_in_every_text_tag(hospital, truth, ob
     }
     assert {
         "PatientName", "PatientBirthName", "OtherPatientNames", "PatientAddress", "PatientID",
-        "StudyDescription", "ReferringPhysicianName", "OperatorsName", "InstitutionName", "PatientComments", "ImageComments",
-        "AdditionalPatientHistory", "RequestedProcedureDescription", "ReasonForTheRequestedProcedure",
+        "StudyDescription", "ReferringPhysicianName", "OperatorsName", "InstitutionName", "PatientComments",
+        "ImageComments", "AdditionalPatientHistory", "RequestedProcedureDescription",
+        "ReasonForTheRequestedProcedure",
     } <= named  # fmt: skip
     assert any(element.tag.is_private and surname in str(element.value) for element in texts)
 
