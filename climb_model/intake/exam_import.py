@@ -89,13 +89,14 @@ def import_exam(job: ExamJob) -> ExamOutcome:
     """
     with ExitStack() as drafts:
         native = drafts.enter_context(_draft(job.site_dir / NATIVE / job.exam))
+        left_out: list[LeftOut] = []
         try:
-            written = _write_native(job, native)
+            written = _write_native(job, native, left_out)
             split = split_exam(written.files, laterality=written.laterality, motion=job.motion)
         except (SeriesError, DataError) as error:
             reason = error.public if isinstance(error, DataError) else str(error)
             fault = LeftOut(what="exam", reason=reason, study=job.exam, num_files=_num_files(job.source))
-            return ExamOutcome(exam=job.exam, left_out=(fault,))
+            return ExamOutcome(exam=job.exam, left_out=(*left_out, fault))
         breasts: dict[Path, Path] = {}
         for side, breast in split.sides.items():
             folder = side_folder(job.site_dir, job.exam, side)
@@ -111,7 +112,7 @@ def import_exam(job: ExamJob) -> ExamOutcome:
     return ExamOutcome(
         exam=job.exam,
         sides=sides,
-        left_out=written.left_out,
+        left_out=tuple(left_out),
         notices=(*written.notices, *split.notices),
     )
 
@@ -123,32 +124,29 @@ class _Native:
     files: Mapping[str, Path]
     laterality: str
     provenance: dict[str, Any]
-    left_out: tuple[LeftOut, ...]
     notices: tuple[str, ...]
 
 
-def _write_native(job: ExamJob, folder: Path) -> _Native:
+def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Native:
+    """Write the native volumes; what is left out is added to the list, also where it ends in an error."""
     if isinstance(job.source, NiftiExam):
         provenance = write_native_copy(job.source, folder)
-        left_out, notices, laterality = (), (), job.source.laterality
+        notices, laterality = (), job.source.laterality
     else:
         stacks: list[Stack] = []
-        faults: list[LeftOut] = []
         for series in job.source.series:
-            found, without = find_stacks(series)
+            found, faults = find_stacks(series)
             stacks += found
-            faults += without
+            left_out += [replace(each, study=job.exam) for each in faults]
         named = name_stacks(job.source, stacks, job.mapping)
+        left_out += [replace(each, study=job.exam) for each in named.left_out]
         provenance = write_native(job.source, named, folder, key=job.key)
-        left_out = tuple(replace(each, study=job.exam) for each in (*faults, *named.left_out))
         notices = tuple(
             f"{name}: {note}" for name, stack in named.sequences.items() for note in stack.notices
         )
         laterality = named.laterality
     files = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
-    return _Native(
-        files=files, laterality=laterality, provenance=provenance, left_out=left_out, notices=notices
-    )
+    return _Native(files=files, laterality=laterality, provenance=provenance, notices=notices)
 
 
 def _num_files(source: Study | NiftiExam) -> int:

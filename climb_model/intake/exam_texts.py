@@ -27,8 +27,15 @@ class ExamTexts:
         self._table = None if table is None else table.knowing(studies)
         self._key = key
         self._shares = shares
+        self._splits: dict[str, str] = {}
         self.redacted: Counter[str] = Counter()
         self.left_out: list[LeftOut] = []
+
+    def learn_split(self, study: Study, patient: str) -> None:
+        """Note the split that the table gives a patient: it holds for all exams of hers."""
+        found = self._found(study)
+        if isinstance(found, StudyReport) and found.split:
+            self._splits.setdefault(patient, found.split)
 
     def rows(
         self,
@@ -54,13 +61,13 @@ class ExamTexts:
         lesions = {**(told or {}), **report.lesions}
         texts = self._texts(report, study, exam)
         drawn, fold = assign_split(patient, self._key, self._shares)
-        chosen = report.split or split or drawn
+        chosen = report.split or self._splits.get(patient) or split or drawn
         assert chosen in SPLITS, "checked where it was read"
         rows: list[ExamRow] = []
         for side in sides:
             uid = f"{exam}_{side}"
             if self._table is not None and not texts[side]:
-                self.left_out.append(LeftOut(what="report", reason=NO_REPORT, study=uid))
+                self.left_out.append(LeftOut(what="report", reason=NO_REPORT, study=uid, num_files=0))
             row = ExamRow(
                 uid=uid,
                 patient=patient,
@@ -73,12 +80,15 @@ class ExamTexts:
             rows.append(row)
         return rows
 
-    def _report(self, study: Study, exam: str) -> StudyReport:
+    def _found(self, study: Study) -> StudyReport | str:
         if self._table is None:
             return StudyReport()
-        found = self._table.for_study(accession=study.accession, patient=study.patient, date=study.date)
+        return self._table.for_study(accession=study.accession, patient=study.patient, date=study.date)
+
+    def _report(self, study: Study, exam: str) -> StudyReport:
+        found = self._found(study)
         if isinstance(found, str):
-            self.left_out.append(LeftOut(what="report", reason=found, study=exam))
+            self.left_out.append(LeftOut(what="report", reason=found, study=exam, num_files=0))
             return StudyReport()
         return found
 
@@ -96,5 +106,5 @@ class ExamTexts:
             return {"left": clean(report.left), "right": clean(report.right)}
         divided = split_report(clean(report.whole))
         if divided.unsplit:
-            self.left_out.append(LeftOut(what="report", reason=divided.unsplit, study=exam))
+            self.left_out.append(LeftOut(what="report", reason=divided.unsplit, study=exam, num_files=0))
         return {"left": divided.left, "right": divided.right}

@@ -45,12 +45,10 @@ def write_report(site_dir: Path, entries: Sequence[LeftOut]) -> Path:
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(COLUMNS)
-    rows = {
-        (each.what, each.study, str(each.num_files), each.reason) for each in entries if each.what != "file"
-    }
-    files = Counter((each.study, each.reason) for each in entries if each.what == "file")
-    rows |= {("file", study, str(count), reason) for (study, reason), count in files.items()}
-    table.writerows(sorted(rows))
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for each in entries:
+        counts[each.what, each.study, each.reason] += each.num_files
+    table.writerows((what, exam, count, reason) for (what, exam, reason), count in sorted(counts.items()))
     path = site_dir / FILE
     write_text_atomic(path, text.getvalue())
     return path

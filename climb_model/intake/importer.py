@@ -110,6 +110,8 @@ def import_site(
         made = _work(jobs, options.workers, tell)
         outcomes = {outcome.exam: outcome for outcome in (*present, *made) if outcome.sides}
         texts = ExamTexts(table, [each.study for each in found], key=key, shares=options.shares)
+        for each in found:
+            texts.learn_split(each.study, each.patient)
         rows = [row for each in found if each.exam in outcomes for row in _rows(texts, each, outcomes)]
         written = write_tables(site_dir, rows)
         entries = (*left_out, *refused, *_entries(made), *texts.left_out, *written.left_out)
@@ -225,7 +227,7 @@ def _plan(
     refused: list[LeftOut] = []
     for each in found:
         if is_forgotten(site_dir, each.exam):
-            refused.append(LeftOut(what="exam", reason="forgotten on request", study=each.exam))
+            refused.append(LeftOut(what="exam", reason="forgotten on request", study=each.exam, num_files=0))
             continue
         job = ExamJob(
             exam=each.exam,
@@ -240,7 +242,7 @@ def _plan(
         try:
             sides = None if options.replace else present_sides(site_dir, each.exam, each.digest, recipe)
         except SeriesError as error:
-            refused.append(LeftOut(what="exam", reason=str(error), study=each.exam))
+            refused.append(LeftOut(what="exam", reason=str(error), study=each.exam, num_files=0))
             continue
         if sides is None:
             jobs.append(job)
@@ -282,5 +284,7 @@ def _entries(outcomes: Iterable[ExamOutcome]) -> list[LeftOut]:
     entries: list[LeftOut] = []
     for outcome in outcomes:
         entries += outcome.left_out
-        entries += [LeftOut(what="notice", reason=note, study=outcome.exam) for note in outcome.notices]
+        entries += [
+            LeftOut(what="notice", reason=note, study=outcome.exam, num_files=0) for note in outcome.notices
+        ]
     return entries
