@@ -255,7 +255,7 @@ def run_batch(folders: list[str]) -> list[dict[str, Any]]:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.stderr == "" or done.returncode, done.stderr[-2000:]  # nothing is quoted on the way
+    assert not any(secret in done.stderr for secret in ("Muster", "4711", "0815")), done.stderr
     assert done.returncode == 0, f"{folders[len(results)]}: {done.stderr[-2000:]}"
     return results
 
