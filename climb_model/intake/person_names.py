@@ -18,8 +18,8 @@ Span = tuple[int, int]
 """Start and end of a passage, in characters."""
 
 _UP = "A-ZÀ-ÖØ-ÞŁŞŠŽČĆĐİ"
-_NAME = rf"(?:[{_UP}](?:[^\W\d_]|['’](?=[^\W\d_]))+(?:[ ]?-[ ]?[{_UP}][^\W\d_]+)*)"
-_INITIALS = rf"(?:(?:(?!(?:Dr|Fr|Hr|St|Nr)\.)[{_UP}][a-z]?h?\.[ -]?)+)"
+_NAME = rf"(?:[{_UP}](?:[^\W\d_]|['’](?=[^\W\d_])){{1,30}}(?:[ ]?-[ ]?[{_UP}][^\W\d_]{{1,30}}){{0,2}})"
+_INITIALS = rf"(?:(?:(?!(?:Dr|Fr|Hr|St|Nr)\.)[{_UP}][a-z]?h?\.[ -]?){{1,3}})"
 _TITLES = (
     r"(?:Frau|Herrn?|Fr\.|Hrn?\.|D?Dr\.?(?:in\b)?"
     r"(?:[ ]?(?:med|phil|rer|nat|habil|univ|dent|h\.?[ ]?c|sc|hum|biol)\b\.?)*"

@@ -45,7 +45,7 @@ _LABEL = (
     r"|Acc(?:ession)?|KV|Krankenversicherten)[.]?[ -]?"
 )
 _PATTERNS = (
-    (MAIL, r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    (MAIL, r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"),
     (
         BIRTH,
         rf"(?:(?<!\w)(?i:geb(?:oren)?\.?|Geburtsdatum|Geb\.?-?[ ]?Dat(?:um)?\.?)[ :]*(?:am[: ]*)?|\*[ ]?)"
@@ -56,15 +56,15 @@ _PATTERNS = (
     (
         PHONE,
         r"(?<!\w)(?i:Tel(?:efon)?|(?:Tele)?fax|Mobil|Handy|Durchwahl|Rufnummer|Piepser)\b\.?(?:-?Nr\.?)?[ :]*"
-        r"[+(\d][\d ()/.-]{2,}\d",
+        r"[+(\d][\d ()/.-]{2,25}\d",
     ),
     (
         PHONE,
         r"(?<![\w/.,-])(?:\+\d{2}[ ]?\(?0?\)?|0)[1-9]\d{1,4}[ ]?[/-]?[ ]?\d{3,}(?:[ -]\d{2,})*"
         r"(?!\d|[.,]\d|[ ]?[mc]m)",
     ),
-    (ADDRESS, rf"(?<!\w)(?:[A-ZÄÖÜ][\w.-]*[ -])?[A-ZÄÖÜ][\w-]*{_STREET}{_HOUSE}"),
-    (ADDRESS, rf"(?<!\w)[A-ZÄÖÜ][a-zäöüß]+[ -](?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse){_HOUSE}"),
+    (ADDRESS, rf"(?<!\w)(?:[A-ZÄÖÜ][\w.-]{{0,30}}[ -])?[A-ZÄÖÜ][\w-]{{0,30}}{_STREET}{_HOUSE}"),
+    (ADDRESS, rf"(?<!\w)[A-ZÄÖÜ][a-zäöüß]{{1,30}}[ -](?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse){_HOUSE}"),
     (
         ADDRESS,
         r"(?<![\w.,/-])(?:D-)?\d{5}[ ]+[A-ZÄÖÜ][a-zäöüß]+"

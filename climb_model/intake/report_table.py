@@ -19,24 +19,12 @@ NO_ROW = "no row in the report table"
 SEVERAL_STUDIES = "the patient has several studies and the report table no column of dates"
 BAD_SIDE = "a row of the report table is about neither the left nor the right breast"
 
-_KINDS = (
-    "accession",
-    "patient",
-    "date",
-    "text",
-    "left",
-    "right",
-    "side",
-    "names",
-    "split",
-    "lesion",
-    "lesion_left",
-    "lesion_right",
-)
-"""Fields of the mapping that name columns."""
-
+_NUMBERS = ("accession", "patient")
 _TOLD: tuple[str, ...] = ("text", "left", "right", "side", "split", "lesion", "lesion_left", "lesion_right")
 """Fields in which two rows of a study must agree."""
+
+_KINDS = (*_NUMBERS, "date", "names", *_TOLD)
+"""Fields of the mapping that name columns."""
 
 _CLASSES = {"": "", "0": "0", "0.0": "0", "1": "1", "1.0": "1", "2": "2", "2.0": "2"}
 
@@ -149,17 +137,18 @@ class ReportTable:
         return found if isinstance(found, str) else self._report(found)
 
     def unmatched(self, studies: Collection[Study]) -> Unmatched:
-        """What these studies leave over; call it on a table that knows them."""
+        """What these studies leave over."""
+        told = self.knowing(studies)
         taken: set[int] = set()
         num_without = num_zeros = 0
         for study in studies:
-            found, by_zeros = self._find(study.accession, study.patient, study.date)
+            found, by_zeros = told._find(study.accession, study.patient, study.date)
             if isinstance(found, str):
                 num_without += 1
                 continue
             taken.update(found)
             num_zeros += by_zeros
-            num_without += isinstance(self._report(found), str)
+            num_without += isinstance(told._report(found), str)
         num_rows = len(self.rows) - len(taken)
         facts = (
             (num_rows, "rows of the report table belong to no study"),
@@ -229,7 +218,7 @@ def read_report_table(path: Path, mapping: ReportMapping, *, site: str) -> Repor
     return ReportTable(
         mapping=mapping,
         rows=tuple(rows),
-        num_rounded=sum(is_rounded(row[kind]) for row in rows for kind in ("accession", "patient")),
+        num_rounded=sum(is_rounded(row[kind]) for row in rows for kind in _NUMBERS),
         accessions=_Index.of(row["accession"] for row in rows),
         patients=_Index.of("" if row["accession"] else row["patient"] for row in rows),
     )
@@ -280,7 +269,7 @@ def _columns(mapping: ReportMapping) -> dict[str, tuple[str, ...]]:
 
 def _tidy(row: Row, mapping: ReportMapping) -> str:
     """Bring the cells of a row into one form; what is wrong with one of them, or nothing."""
-    for kind in ("accession", "patient"):
+    for kind in _NUMBERS:
         row[kind] = tidy_number(row[kind])
     row["date"] = tidy_date(row["date"])
     if mapping.side:

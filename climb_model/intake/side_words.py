@@ -23,7 +23,7 @@ _BOTH = (
     r"|beide[nr]?\s(?:\w+\s)?(?:mamm|brüst|seiten|axill|achsel|drüsenk)\w*"
     r"|mammae(?!\w)|brüsten?(?!\w)|seitengleich\w*)"
 )
-_OTHER = r"(?<!\w)(?:[kc]ontralateral\w*|gegenseite|anderen?\s(?:seite|brust|mamma))(?!\w)"
+_OTHER = r"(?<!\w)(?:[kc]ontralateral\w*|gegenseit(?:e|ig\w*)|anderen?\s(?:seite|brust|mamma))(?!\w)"
 _COMPARED = re.compile(
     r"(?<!\w)(?:im vergleich (?:zu[rm]?|mit)|verglichen mit|gegenüber|im (?:gegensatz|unterschied) zu[rm]?"
     r"|analog(?: zu[rm]?)?|wie|als)(?:\s(?:der|die|den|dem|auf|in|von|an))*\s$",
@@ -42,7 +42,10 @@ _CUT = re.compile(
     r"(?<=[;,/])(?!\d)|(?=\s[–-]\s)"
     r"|(?=\s(?:und|u\.|sowie|während|wohingegen|aber|jedoch|dagegen|hingegen)\s)"
 )
+_ALL = re.compile(r"\W*(?:beide[nrs]?|jeweils|alle|sämtliche)(?!\w)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w-]*")
+_LOOK_BACK = 80
+"""Characters before a side that are looked at; keeps the time linear in the text."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def mentions(sentence: str) -> list[Mention]:
     pattern = _mention_pattern("bi-rads" in sentence.casefold() or "birads" in sentence.casefold())
     found = [Mention(one.start(), one.end(), str(one.lastgroup)) for one in pattern.finditer(sentence)]
     found = _paired(sentence, [one for one in found if not _is_elsewhere(sentence, one)])
-    return [one for one in found if not _COMPARED.search(sentence[: one.start])]
+    return [one for one in found if not _COMPARED.search(_before(sentence, one.start))]
 
 
 def divide(sentence: str, carry: str) -> list[Part] | str:
@@ -95,9 +98,14 @@ def divide(sentence: str, carry: str) -> list[Part] | str:
     return groups if isinstance(groups, str) else _shared(groups)
 
 
+def is_history(text: str) -> bool:
+    """Whether a text tells of the past or of the reason for the exam, or asks."""
+    return text.rstrip().endswith("?") or _pattern("history").search(text) is not None
+
+
 def asserts_finding(text: str) -> bool:
     """Whether a text names a finding without denying it, asking for it or telling of the past."""
-    if _pattern("history").search(text) or text.rstrip().endswith("?"):
+    if is_history(text):
         return False
     denied = False
     for clause in re.split(r"[;,](?!\d)|(?<!\w)(aber|jedoch|sondern|dagegen|hingegen)(?!\w)", text):
@@ -135,7 +143,12 @@ def _groups(sentence: str, named: Sequence[Mention]) -> list[_Group] | str:
         inside = [one for one in named if start <= one.start < end]
         sides = {one.side for one in inside}
         if not sides:
-            loose += piece
+            if len({group.side for group in groups}) > 1 and _ALL.match(piece):
+                groups += [_Group(loose, groups[-1].side, bare=loose)] if loose else []
+                groups.append(_Group(piece, "both", bare=piece))
+                loose = ""
+            else:
+                loose += piece
             continue
         if len(sides) > 1 and "both" not in sides:
             return NOT_DIVIDED
@@ -185,7 +198,7 @@ def _shared(groups: Sequence[_Group]) -> list[Part] | str:
         return parts
     first = groups[0]
     number = re.search(r"\d", first.bare)
-    nouns = _content(first.bare[: number.start()] if number else first.bare)
+    nouns = _content(first.bare[: number.start()] if number else first.bare) or _content(first.bare)
     if not nouns or (number and _pattern("denials").search(first.text)):
         return NOT_DIVIDED
     shared: list[Part] = []
@@ -224,7 +237,7 @@ def _is_pair(sentence: str, first: Mention, second: Mention) -> bool:
     between = sentence[first.end : second.start]
     if _PAIR_ALWAYS.fullmatch(between):
         return True
-    before, after = sentence[: first.start], sentence[second.end :]
+    before, after = _before(sentence, first.start), sentence[second.end : second.end + _LOOK_BACK]
     return bool(_PAIR_MAYBE.fullmatch(between)) and not (_states(before) and _states(after))
 
 
@@ -242,7 +255,11 @@ def _is_elsewhere(sentence: str, one: Mention) -> bool:
     between = r"\s" if adverb else r"\s(?:\w+\s)?"
     organ = _pattern("elsewhere").pattern
     after = re.compile(rf"{between}(?:{organ})", re.IGNORECASE).match(sentence, one.end)
-    return bool(after or re.search(rf"(?:{organ})\w*\s$", sentence[: one.start], re.IGNORECASE))
+    return bool(after or re.search(rf"(?:{organ})\w{{0,30}}\s$", _before(sentence, one.start), re.IGNORECASE))
+
+
+def _before(sentence: str, end: int) -> str:
+    return sentence[max(0, end - _LOOK_BACK) : end]
 
 
 def _content(text: str) -> list[str]:
@@ -269,7 +286,7 @@ def _mention_pattern(with_birads: bool) -> re.Pattern[str]:
 def _pattern(kind: str) -> re.Pattern[str]:
     words = "|".join(load_words()[kind].split())
     if kind in ("findings", "harmless"):
-        return re.compile(rf"\w*(?:{words})\w*", re.IGNORECASE)
+        return re.compile(words, re.IGNORECASE)
     return re.compile(rf"(?<!\w)(?:{words})" + (r"(?!\w)" if kind == "denials" else ""), re.IGNORECASE)
 
 

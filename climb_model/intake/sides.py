@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from climb_model.data.sentences import split_sentences
-from climb_model.intake.side_words import OPPOSITE, asserts_finding, divide, load_words, mentions
+from climb_model.intake.side_words import OPPOSITE, asserts_finding, divide, is_history, load_words, mentions
 
 NO_TEXT = "the report is empty"
 NO_SIDE = "the text names findings but no side"
@@ -18,7 +18,11 @@ _HEADING = re.compile(
     r"(?:[-*•]\s|\d{1,2}[.)]\s)?(\[[^\]]{2,40}\]|[^:.,;!?]{2,60}?(?=:| [-–] ))\s?[:–-]?(?=\s|$)"
 )
 _SIDE_HEADING = re.compile(r"(?:[-*•]\s)?[^:]{1,40}:(?=\s|$)|(?:[-*•]\s)?\w[\w. ]{1,30}\w$")
+_MAX_HEADINGS = 8
+"""More of them in one sentence are no headings."""
+
 _WORD = re.compile(r"\w+")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def split_report(text: str) -> SplitReport:
     for place, unit in enumerate(units):
         if place in resets:
             carry, section = "", unit.section
-        if section == "common" and not unit.side and (not mentions(unit.text) or _is_bounded(units[place:])):
+        if section == "common" and not unit.side and _stays_common(units[place:]):
             parts = [(unit.text, "both")]
         else:
             section = "" if section == "common" else section
@@ -93,31 +97,37 @@ def _units(text: str) -> list[_Unit]:
     units: list[_Unit] = []
     for sentence in split_sentences(text):
         rest = sentence
-        while rest:
-            match = _HEADING.match(rest)
-            if match is None:
+        if units and not _LETTER.search(units[-1].text):
+            rest = f"{units.pop().text} {rest}"  # the number of a list's item
+        for _ in range(_MAX_HEADINGS):
+            head = _heading_unit(rest) if rest else None
+            if head is None:
                 break
-            kind, key = _section(match.group(1))
-            if not kind or mentions(match.group()):
-                break
-            units.append(_Unit(match.group().strip(), kind, key, ""))
-            rest = rest[match.end() :].strip()
+            units.append(head)
+            rest = rest[len(head.text) :].strip()
         if rest:
-            units += _sentence_units(rest)
+            units.append(_Unit(rest, *_opener(rest), ""))
     return units
 
 
-def _sentence_units(sentence: str) -> list[_Unit]:
+def _heading_unit(sentence: str) -> _Unit | None:
+    """The heading that a sentence begins with, of a section or of a side."""
+    match = _HEADING.match(sentence)
+    if match is not None and not mentions(match.group()):
+        kind, key = _section(match.group(1))
+        if kind:
+            return _Unit(match.group().rstrip(), kind, key, "")
     if len(sentence.split()) <= 2 and sentence[-1].isalnum() and not mentions(sentence):
-        return [_Unit(sentence, *_section(sentence), "")]  # a heading in a line of its own
+        kind, key = _section(sentence)
+        return _Unit(sentence, kind, key, "") if kind else None
     head = _SIDE_HEADING.match(sentence)
     named = mentions(head.group()) if head else []
     if head is None or len(named) != 1 or named[0].side == "other" or not _is_heading(head.group()):
-        return [_Unit(sentence, *_opener(sentence), "")]
-    side, rest = named[0].side, sentence[head.end() :].strip()
-    if any(one.side in OPPOSITE and one.side != side for one in mentions(rest)):
-        return [_Unit(sentence, "", "", side)]
-    return [_Unit(head.group().strip(), "", "", side), *(_units(rest) if rest else [])]
+        return None
+    side = named[0].side
+    if any(one.side in OPPOSITE and one.side != side for one in mentions(sentence[head.end() :])):
+        return _Unit(sentence, "", "", side)
+    return _Unit(head.group().rstrip(), "", "", side)
 
 
 def _is_heading(text: str) -> bool:
@@ -175,8 +185,14 @@ def _repeated(units: list[_Unit]) -> frozenset[str]:
     return frozenset(key for key, sides in seen.items() if key and {"left", "right"} <= sides)
 
 
-def _is_bounded(units: list[_Unit]) -> bool:
-    """Whether a later heading ends the section: only then all before it belongs to it."""
+def _stays_common(units: list[_Unit]) -> bool:
+    """Whether the first unit goes on a section on technique or history.
+
+    It does if it names no side or tells of the past, or if a later heading shows where the section ends.
+    """
+    text = units[0].text
+    if not mentions(text) or is_history(text):
+        return True
     return any(unit.section == "body" or unit.side for unit in units[1:])
 
 

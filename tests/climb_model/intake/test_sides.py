@@ -103,6 +103,25 @@ DIVIDED = {
         "Links:\nBefund: Karzinom.\nBeurteilung: Karzinom.",
         "Rechts:\nBefund: Zyste.\nBeurteilung: Zyste.",
     ),
+    "shared noun after a number": (
+        "Links bei 11 Uhr ein Herd (8 mm), rechts bei 2 Uhr ebenfalls (6 mm), beide glatt. Bds. kein Ödem.",
+        "Links bei 11 Uhr ein Herd (8 mm). beide glatt. Bds. kein Ödem.",
+        "ein Herd rechts bei 2 Uhr ebenfalls (6 mm). beide glatt. Bds. kein Ödem.",
+    ),
+    "a question names a side": (
+        "Fragestellung: Ausschluss Malignom rechts. Rechts weite Gänge. Gegenseitig unauffällig.",
+        "Fragestellung: Ausschluss Malignom rechts. Gegenseitig unauffällig.",
+        "Fragestellung: Ausschluss Malignom rechts. Rechts weite Gänge.",
+    ),
+    "a whole report with a numbered summary": (
+        "Anamnese: Z. n. BET links bei Karzinom.\nTechnik: T2, T1 dynamisch.\nBefund:\n"
+        "Rechts: Zysten bis 8 mm.\nLinks: Narbe. Neu 12 mm große Läsion.\n"
+        "Beurteilung:\n1. V. a. Rezidiv links, BI-RADS 5 links.\n2. Rechts Zysten, BI-RADS 2.",
+        "Anamnese: Z. n. BET links bei Karzinom.\nTechnik: T2, T1 dynamisch.\nBefund: "
+        "Links: Narbe. Neu 12 mm große Läsion.\nBeurteilung: 1. V. a. Rezidiv links, BI-RADS 5 links.",
+        "Anamnese: Z. n. BET links bei Karzinom.\nTechnik: T2, T1 dynamisch.\nBefund: "
+        "Rechts: Zysten bis 8 mm.\nBeurteilung: 2. Rechts Zysten, BI-RADS 2.",
+    ),
     "greetings": (
         "Rechts Zyste. Links Karzinom.\nMit freundlichen Grüßen",
         "Links Karzinom.\nMit freundlichen Grüßen",
