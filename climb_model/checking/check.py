@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from climb_model.checking.compare import Compared, Role, class_counts, compare, lesion_counts
@@ -21,7 +21,7 @@ from climb_model.checking.reports import check_reports
 from climb_model.checking.result import Finding, Result, found, in_order, spoiled
 from climb_model.checking.site_tables import SiteTables, read_tables
 from climb_model.checking.timing import check_time
-from climb_model.checking.tokens import Tokens, count_tokens
+from climb_model.checking.tokens import count_tokens
 from climb_model.data.exam import SPLITS, DataError
 from climb_model.data.folders import list_sites
 from climb_model.evaluation.labelled import VALIDATION
@@ -58,6 +58,15 @@ class Options:
     workers: int = 1
 
 
+@dataclass(frozen=True)
+class _Reports:
+    """What the machine's checks need of the reports."""
+
+    texts: tuple[str, ...] = field(default=(), repr=False)
+    longest: int = 0
+    """Tokens of the longest, as it is trained on; 0 where they could not be counted."""
+
+
 def check_site(root: Path, settings: Settings, options: Options, on_file: OnFile | None = None) -> Result:
     """Check a site's folder and its machine.
 
@@ -82,12 +91,12 @@ def check_site(root: Path, settings: Settings, options: Options, on_file: OnFile
     )
     compared = compare(layout, tables, role)
     findings += [*tables.faults, *compared.findings]
-    texts, report_findings = _reports(tables, compared, settings, options)
+    reports, report_findings = _reports(tables, compared, settings, options)
     findings += report_findings
     usable = {uid: split for uid, split in compared.splits.items() if uid not in spoiled(findings)}
     if layout.kind:
         findings += enough(usable, compared.patients, settings, role)
-    findings += _machine(layout, private, settings, options, usable, texts)
+    findings += _machine(layout, private, settings, options, usable, reports)
     return Result(findings=in_order(findings), exams=_counts(layout, tables, compared, usable))
 
 
@@ -130,13 +139,16 @@ def _images(
 
 def _reports(
     tables: SiteTables, compared: Compared, settings: Settings, options: Options
-) -> tuple[Tokens, list[Finding]]:
+) -> tuple[_Reports, list[Finding]]:
     """Reports of the exams that have a folder and a split; nothing where they are not wanted."""
     if tables.reports is None:
-        return Tokens(lengths={}, findings=()), []
+        return _Reports(), []
     reports = {uid: tables.reports[uid] for uid in compared.splits if uid in tables.reports}
-    tokens = count_tokens({uid: text for uid, text in reports.items() if text}, settings, options.weights)
-    return tokens, [*check_reports(reports), *tokens.findings]
+    texts = {uid: text for uid, text in reports.items() if text}
+    tokens = count_tokens(texts, settings, options.weights)
+    most = settings.model.text.max_tokens
+    longest = min(max(tokens.lengths.values(), default=0), most)
+    return _Reports(texts=tuple(texts.values()), longest=longest), [*check_reports(reports), *tokens.findings]
 
 
 def enough(
@@ -174,11 +186,9 @@ def _machine(
     settings: Settings,
     options: Options,
     usable: Mapping[str, str],
-    texts: Tokens,
+    reports: _Reports,
 ) -> list[Finding]:
     num_train = sum(split == "train" for split in usable.values())
-    lengths = sorted(min(length, settings.model.text.max_tokens) for length in texts.lengths.values())
-    longest, typical = (lengths[-1], lengths[len(lengths) // 2]) if lengths else (0, 0)
     findings = [
         *check_disk(settings, num_train, len(usable) - num_train, private),
         *check_weights(settings, options.weights),
@@ -187,10 +197,10 @@ def _machine(
     ]
     if options.server_exams:
         return findings
-    findings += check_memory(settings, longest)
+    findings += check_memory(settings, reports.longest)
     whole = not any(each.code == "machine.weights" for each in findings)
     if num_train and whole and not options.quick:
-        findings += check_time(settings, options.weights, num_train, typical)
+        findings += check_time(settings, options.weights, num_train, reports.texts)
     return findings
 
 

@@ -151,6 +151,9 @@ TABLES = {
     "tables.bad_split": Kind(ERROR, "rows whose Split is not train, val or test", "correct the word", True),
     "tables.no_fold": Kind(ERROR, "the split table lists folds, but not fold 0", "number the folds from 0"),
     "tables.finding_cell": Kind(ERROR, "cells of findings that are not 0, 1 or empty", "correct the cells"),
+    "tables.column_near": Kind(
+        WARNING, "a column that need not be there is there under another name", "correct its name"
+    ),
     "tables.no_folder": Kind(
         WARNING, "rows of the split table without a folder", "import the exams, or remove the rows"
     ),

@@ -19,6 +19,9 @@ PARTS = (*IMAGES, "metadata", "metadata_unilateral", "private", "import-report.c
 """What may lie in a site's folder."""
 
 TABLES = ("annotation.csv", "split.csv", "reports.csv", "findings.csv", "split_regex.csv", "mrt-befund.csv")
+MADE = "reports-made.json"
+"""The mark of an import that made reports from a class."""
+
 BESIDE = ("provenance.json",)
 """What may lie in an exam's folder beside its images."""
 
@@ -124,7 +127,7 @@ def _strangers(
     there = [path for path in folder.iterdir() if path.name not in PARTS]
     for name in ("metadata", "metadata_unilateral"):
         tables = folder / name
-        there += [path for path in _list(tables) if path.name not in TABLES]
+        there += [path for path in _list(tables) if path.name not in (*TABLES, MADE)]
     there += [path for path in _list(folder / "data_unilateral") if not path.is_dir()]
     there += [path for name in IMAGES for path in _list(folder / name) if path.name.startswith(".")]
     for path in folders.values():

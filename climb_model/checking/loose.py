@@ -97,12 +97,13 @@ def _places(
         if count:
             places[column] = names.index(folded(column))
             continue
-        near = _nearest(column, header)
-        if near and folded(near) not in known:
+        near = _nearest(column, [cell for cell in header if folded(cell) not in known])
+        told = f"; there is '{near}', read as that here" if near else ""
+        if near:
             places[column] = names.index(folded(near))
-        if column in wanted:
-            told = f"; there is '{near}', read as that here" if near else ""
-            findings += found("tables.column_missing", count=1, detail=f"{name}: '{column}'{told}")
+        if near or column in wanted:
+            code = "tables.column_missing" if column in wanted else "tables.column_near"
+            findings += found(code, count=1, detail=f"{name}: '{column}'{told}")
     return places, findings
 
 

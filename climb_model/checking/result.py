@@ -66,7 +66,7 @@ def found(
         count: where nobody is named.
         detail: said behind the code's own sentence. Must name no exam, patient, file or person.
     """
-    named = tuple(sorted(set(who)))
+    named = tuple(sorted({name.encode("utf-8", "backslashreplace").decode() for name in who}))
     number = len(named) if count is None else count
     if not number:
         return []

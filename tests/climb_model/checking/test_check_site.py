@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -310,6 +312,7 @@ ALONE: list[tuple[str, int, Break]] = [
     ("tables.cells", 1, replace_in("split", "train,0", "train,0,more")),
     ("tables.column_missing", 1, replace_in("annotation", "PatientID", "Patient_ID")),
     ("tables.column_twice", 1, replace_in("split", "UID,Split,Fold", "UID,Split,Split")),
+    ("tables.column_near", 1, replace_in("annotation", "Lesion", "Lesions")),
     ("tables.no_fold", 1, in_folds),
     ("reports.short", 1, set_reports("o. B.")),
     (
@@ -465,6 +468,15 @@ def test_the_same_leading_zeros_twice_in_one_place_are_two_exams(site: Any, sett
         shutil.copytree(site.images / uid.replace("7", "00007"), site.images / uid)
     found = counts(check_site(site.folder, settings, Options(quick=True)))
     assert "tables.leading_zeros" not in found
+
+
+def test_a_name_that_is_no_utf_8_can_be_shown(site: Any, settings: Settings) -> None:
+    shutil.copytree(site.images / "00001_left", site.images / os.fsdecode(b"\xff_left"))
+    result = check_site(site.folder, settings, Options())
+    [found] = [each for each in result.findings if each.code == "tables.no_split"]
+    assert found.who == ("\\udcff_left",)
+    assert json.dumps(result.to_dict(show_ids=True), ensure_ascii=False).encode()
+    assert check_site(site.folder, settings, Options()).exams == result.exams
 
 
 def test_a_folder_with_several_sites_or_none_is_refused_in_one_line(

@@ -30,6 +30,7 @@ from configs.load import load_settings
 from configs.schema import Settings
 
 DATE = "Sun, 22 Nov 2026 06:00:00 GMT"
+TEXTS = ("Zyste links, kein Karzinom.", "Karzinom rechts. Keine Zyste.", "漢字", "")
 NOON = 1_795_327_200.0
 """The same in seconds."""
 
@@ -140,24 +141,25 @@ def test_missing_weights_are_named_without_a_path(tmp_path: Path) -> None:
 
 
 def test_time_is_measured_where_the_encoders_are_here(settings: Settings, tmp_path: Path) -> None:
-    [found] = check_time(settings, None, 100, 20)
+    [found] = check_time(settings, None, 100, TEXTS)
     assert found.code == "machine.time"
     assert "to encode 100 training exams once, then" in found.what
     assert found.what.endswith("a round of 2 steps")  # steps_per_round of the preset
+    assert [each.code for each in check_time(settings, None, 100, ())] == ["machine.time_unknown"]
     real = load_settings("real")
-    assert [each.code for each in check_time(real, None, 100, 20)] == ["machine.time_unknown"]
+    assert [each.code for each in check_time(real, None, 100, TEXTS)] == ["machine.time_unknown"]
     for name in ("dinov2-small", "e5-small-german"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(b"cut")
         (tmp_path / name / "tokenizer.json").write_text("{}")
-    [found] = check_time(real, tmp_path, 100, 20)
+    [found] = check_time(real, tmp_path, 100, TEXTS)
     assert (found.code, found.severity) == ("machine.weights", "error")
     assert str(tmp_path) not in found.what
     language = load_settings(
         "debug", ["model.fusion.language_model=any/llama", "model.text.weights=any/llama"]
     )
-    assert [each.code for each in check_time(language, None, 100, 20)] == ["machine.time_unknown"]
+    assert [each.code for each in check_time(language, None, 100, TEXTS)] == ["machine.time_unknown"]
 
 
 def test_free_memory_is_a_sane_number() -> None:
