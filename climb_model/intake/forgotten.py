@@ -13,7 +13,7 @@ from climb_model.data.exam import DataError
 from climb_model.intake.pseudonym import KEY_FILE, pseudonym, site_key
 
 FORGOTTEN_FILE = Path("private") / "forgotten.json"
-SITE_LOCK = Path("private") / "lock"
+SITE_LOCK = Path("private") / "import.lock"
 """Held by whoever adds exams to a site's folder or takes some away."""
 
 REASON = "forgotten on request"

@@ -81,7 +81,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("lock", "audit.lock")
+        if path.is_file() and not path.name.endswith("lock")
     }
 
 
