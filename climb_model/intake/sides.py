@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from climb_model.data.sentences import split_sentences
-from climb_model.intake.side_words import OPPOSITE, asserts_finding, divide, is_history, load_words, mentions
+from climb_model.intake.side_words import (
+    OPPOSITE,
+    Part,
+    asserts_finding,
+    divide,
+    is_history,
+    load_words,
+    mentions,
+)
 
 NO_TEXT = "the report is empty"
 NO_SIDE = "the text names findings but no side"
@@ -69,8 +77,24 @@ def split_report(text: str) -> SplitReport:
         found = any(asserts_finding(unit.text) for unit in units)
         whole = _joined(unit.text for unit in units)
         return SplitReport(unsplit=NO_SIDE) if found else SplitReport(left=whole, right=whole)
-    resets = _resets(units)
+    assigned = _assigned(units)
+    if isinstance(assigned, str):
+        return SplitReport(unsplit=assigned)
     texts: dict[str, list[str]] = {"left": [], "right": []}
+    for part, side in assigned:
+        for own in texts:
+            if side in (own, "both", ""):
+                texts[own].append(part)
+    return SplitReport(left=_joined(texts["left"]), right=_joined(texts["right"]))
+
+
+def _assigned(units: list[_Unit]) -> list[Part] | str:
+    """Clauses and their side, empty for what comes before any; or why that cannot be said.
+
+    Headings of sections begin with a line break.
+    """
+    resets = _resets(units)
+    assigned: list[Part] = []
     carry = section = ""
     for place, unit in enumerate(units):
         if place in resets:
@@ -79,18 +103,16 @@ def split_report(text: str) -> SplitReport:
             parts = [(unit.text, "both")]
         else:
             section = "" if section == "common" else section
-            divided = divide(unit.text, carry)
-            if isinstance(divided, str):
-                return SplitReport(unsplit=divided)
-            if any(not side and asserts_finding(part) for part, side in divided):
-                return SplitReport(unsplit=FINDING_WITHOUT_SIDE)
-            parts = divided
+            parts = divide(unit.text, carry)
+            if isinstance(parts, str):
+                return parts
+            if any(not side and asserts_finding(part) for part, side in parts):
+                return FINDING_WITHOUT_SIDE
             carry = parts[-1][1]
-        for part, side in parts:
-            for own in ("left", "right"):
-                if side in (own, "both", ""):
-                    texts[own].append(f"\n{part}" if unit.section and part is parts[0][0] else part)
-    return SplitReport(left=_joined(texts["left"]), right=_joined(texts["right"]))
+        if unit.section:
+            parts = [(f"\n{parts[0][0]}", parts[0][1]), *parts[1:]]
+        assigned += parts
+    return assigned
 
 
 def _units(text: str) -> list[_Unit]:

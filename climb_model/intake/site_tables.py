@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,22 +124,6 @@ def write_tables(site_dir: Path, rows: Sequence[ExamRow]) -> Written:
         _save(table)
     left_out = tuple(LeftOut(what="exam", reason=TORN, study=uid, num_files=0) for uid in sorted(torn))
     return Written(notices=tuple(notices), left_out=left_out)
-
-
-def remove_rows(site_dir: Path, uids: Collection[str]) -> dict[str, int]:
-    """Take exams out of all four tables; other lines stay. File name to how many lines went."""
-    removed: dict[str, int] = {}
-    for name in (*COLUMNS, "findings.csv"):
-        path = site_dir / FOLDER / name
-        if not path.is_file():
-            continue
-        table = _load(path, ("UID",), site_dir.resolve().name)
-        gone = [uid in uids for uid in table.cells("UID")]
-        if any(gone):
-            table.lines = [line for line, out in zip(table.lines, gone, strict=True) if not out]
-            removed[name] = sum(gone)
-            _save(table)
-    return removed
 
 
 def _load(path: Path, columns: tuple[str, ...], site: str) -> _Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -173,6 +174,13 @@ def test_what_is_about_both_stays_in_both(text: str) -> None:
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_cannot_be_divided_is_not_guessed(text: str) -> None:
     assert split_report(text) == SplitReport(unsplit=REFUSED[text])
+
+
+@pytest.mark.parametrize("text", ["A" * 9000, "rechts: " * 1200, "rechts und links " * 600, "zyste" * 2000])
+def test_a_broken_text_takes_no_minutes(text: str) -> None:
+    started = time.process_time()
+    split_report(text)
+    assert time.process_time() - started < 20
 
 
 def words(text: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from climb_model.data.exam import DataError
 from climb_model.data.tables import read_table
-from climb_model.intake.site_tables import FOLDER, TORN, ExamRow, assign_split, remove_rows, write_tables
+from climb_model.intake.site_tables import FOLDER, TORN, ExamRow, assign_split, write_tables
 
 KEY = bytes(range(32))
 NAMES = ("annotation.csv", "split.csv", "reports.csv")
@@ -109,15 +109,6 @@ def test_text_survives_the_door(tmp_path: Path) -> None:
     write_tables(tmp_path, [row("1_left", report=f"  {text}\r\n"), row("2_left", report="a\x00b\rc")])
     table = read_table(tmp_path / FOLDER / "reports.csv", ("UID", "Report"), site="A")
     assert [each["Report"] for each in table.rows] == [text, "ab\nc"]
-
-
-def test_an_exam_is_removed_from_all_tables(tmp_path: Path) -> None:
-    write_tables(tmp_path, [row("1_left"), row("2_left", report="")])
-    (tmp_path / FOLDER / "findings.csv").write_text("UID,Zyste\n1_left,1\n2_left,0\n")
-    removed = remove_rows(tmp_path, {"1_left", "9_left"})
-    assert removed == {"annotation.csv": 1, "split.csv": 1, "reports.csv": 1, "findings.csv": 1}
-    assert all("1_left" not in path.read_text() for path in (tmp_path / FOLDER).glob("*.csv"))
-    assert "2_left" in (tmp_path / FOLDER / "findings.csv").read_text()
 
 
 def test_patients_keep_their_split_and_shares_are_kept() -> None:
