@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.cli import DONE, FAILED, Tool, existing_folder, new_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
+
+if TYPE_CHECKING:
+    from climb_model.intake.import_report import ImportResult
+    from climb_model.intake.importer import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,22 +27,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_train(tool)
     _add_evaluate(tool)
     _add_similar(tool)
-    return tool.run(arguments)
     _add_forget(tool)
+    return tool.run(arguments)
 
 
 def _add_import(tool: Tool) -> None:
-    parser = tool.verb("import", _import, does="turn a DICOM series into a volume of the site's folder")
-    parser.add_argument("dicom", type=Path, metavar="DICOM_DIR", help="folder of DICOM files")
-    parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder; made if missing")
+    parser = tool.verb("import", _import, does="turn a DICOM export and its reports into this site's folder")
     parser.add_argument(
+        "source", type=Path, metavar="DICOM_DIR", help="folder of DICOM files in any order and naming"
+    )
+    parser.add_argument("site", type=Path, metavar="SITE_DIR", help="the site's data folder; made if missing")
+    parser.add_argument("--reports", type=Path, metavar="FILE", help="table of reports, CSV or Excel")
+    parser.add_argument(
+        "--mapping", type=Path, metavar="FILE", help="YAML: the site's names of series and columns"
+    )
+    parser.add_argument(
+        "--motion",
+        choices=("none", "rigid", "deformable", "convexadam"),
+        default="none",
+        help="correct motion between the phases before subtraction; none unless told",
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=2, metavar="N", help="processes; 2 unless told"
+    )
+    parser.add_argument("--replace", action="store_true", help="import exams anew that are there already")
+    parser.add_argument("--show-files", action="store_true", help="list the files left out, on this screen")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--nifti", action="store_true", help="the folder holds NIfTI volumes of both breasts")
+    kind.add_argument(
+        "--parquet", action="store_true", help="the folder holds the ODELIA challenge's parquet"
+    )
+    kind.add_argument(
         "--series",
         type=_series,
-        required=True,
         metavar="SEQUENCE[=DESCRIPTION]",
-        help="which series becomes which sequence, such as Pre='T1 axial'; Pre alone: the only series",
+        help="import one series natively under a name, such as Pre='T1 axial'; it is never split",
     )
-    parser.add_argument("--id", metavar="ID", help="name of the exam; else made from the study")
+    parser.add_argument(
+        "--id", metavar="ID", help="with --series: name of the exam; else made from the study"
+    )
+    parser.add_argument("--institution", metavar="NAME", help="with --parquet: rows of this institution only")
+    parser.add_argument(
+        "--make-reports",
+        action="store_true",
+        help="with --parquet: short German texts made from the column Lesion, marked as made",
+    )
 
 
 def _series(text: str) -> tuple[str, str | None]:
@@ -46,11 +82,58 @@ def _series(text: str) -> tuple[str, str | None]:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    dicom = existing_folder(arguments.dicom, "DICOM_DIR")
+    source = existing_folder(arguments.source, "DICOM_DIR")
+    for option, needs in (("id", "series"), ("institution", "parquet"), ("make_reports", "parquet")):
+        if vars(arguments)[option] and not vars(arguments)[needs]:
+            raise UsageError(f"--{option.replace('_', '-')} goes with --{needs}")
+    os.umask(0o027)  # what is written is for the site's own users only
+    if arguments.series is not None:
+        return _import_series(arguments, source)
+    from client.import_screen import ImportScreen
+    from climb_model.intake.import_report import file_lines, result_lines
+
+    with ImportScreen() as screen:
+        if arguments.parquet:
+            result = _import_parquet(arguments, source, screen.show)
+        else:
+            result = _import_exams(arguments, source, screen.show)
+    print("\n".join(result_lines(result, arguments.site)))
+    if arguments.show_files:
+        print("\n".join(file_lines(result.entries)))
+    return DONE if result.num_breasts else FAILED
+
+
+def _import_exams(arguments: argparse.Namespace, source: Path, show: Progress) -> ImportResult:
+    from climb_model.intake.importer import ImportOptions, import_site
+    from climb_model.intake.mapping import load_mapping
+
+    options = ImportOptions(
+        mapping=load_mapping(arguments.mapping),
+        reports=arguments.reports,
+        motion=arguments.motion,
+        workers=arguments.workers,
+        replace=arguments.replace,
+    )
+    return import_site(source, arguments.site, options, nifti=arguments.nifti, on_progress=show)
+
+
+def _import_parquet(arguments: argparse.Namespace, source: Path, show: Progress) -> ImportResult:
+    from climb_model.intake.odelia_parquet import import_parquet
+
+    return import_parquet(
+        sorted(source.rglob("*.parquet")),
+        arguments.site,
+        make_reports=arguments.make_reports,
+        institution=arguments.institution or "",
+        on_exam=partial(show, "importing exams"),
+    )
+
+
+def _import_series(arguments: argparse.Namespace, source: Path) -> int:
     from climb_model.intake.one_series import import_series
 
     sequence, series = arguments.series
-    print(import_series(dicom, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))
+    print(import_series(source, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))
     return DONE
 
 

@@ -26,7 +26,7 @@ from climb_model.intake.exam_import import (
     present_sides,
 )
 from climb_model.intake.exam_texts import ExamTexts, Shares
-from climb_model.intake.forgotten import is_forgotten
+from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.headers import scan
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.mapping import SiteMapping
@@ -101,7 +101,8 @@ def import_site(
     """
     tell = on_progress or _silent
     _check_folders(source, site_dir)
-    with only_process(site_dir / "private" / "import.lock", what="imports into this folder"):
+    (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
         key = site_key(site_dir)
         _remove_drafts(site_dir)
         table = _report_table(options, site_dir)
@@ -227,7 +228,7 @@ def _plan(
     refused: list[LeftOut] = []
     for each in found:
         if is_forgotten(site_dir, each.exam):
-            refused.append(LeftOut(what="exam", reason="forgotten on request", study=each.exam, num_files=0))
+            refused.append(LeftOut(what="exam", reason=REASON, study=each.exam, num_files=0))
             continue
         job = ExamJob(
             exam=each.exam,

@@ -19,11 +19,32 @@ def test_import_refuses_a_missing_folder(command: Command, tmp_path: Path) -> No
     assert not (tmp_path / "site").exists()
 
 
-def test_import_needs_a_series(command: Command, tmp_path: Path) -> None:
-    code, out, err = command(main, "import", tmp_path, tmp_path / "site")
-    assert (code, out) == (2, "")
-    assert err.startswith("climb-site import: the following arguments are required: --series")
-    assert err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--id", "x"], "--id goes with --series"),
+        (["--make-reports"], "--make-reports goes with --parquet"),
+        (["--institution", "X"], "--institution goes with --parquet"),
+        (["--mapping", "none.yaml"], "none.yaml: No such file or directory"),
+    ],
+)
+def test_options_of_another_kind_of_import_are_refused(
+    tmp_path: Path, command: Command, options: list[str], line: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    code, _, error = command(main, "import", tmp_path / "in", tmp_path / "SITE", *options)
+    assert code == 2
+    assert line in error
+    assert error.count("\n") == 1
+
+
+def test_an_import_that_finds_no_exam_fails_and_says_what_it_found(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "note.txt").write_text("x")
+    code, out, _ = command(main, "import", tmp_path / "in", tmp_path / "SITE")
+    assert code == 1
+    assert "0 exams imported" in out
+    assert "1 x file: not a DICOM file" in out
 
 
 @pytest.mark.parametrize("series", ["=T1", "Pre=", ""])

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from climb_model.data.exam import DataError
 from climb_model.data.folders import read_site
 from climb_model.intake import exam_import
-from climb_model.intake.forgotten import remember_forgotten
+from climb_model.intake.forgotten import REASON, SITE_LOCK, remember_forgotten
 from climb_model.intake.import_report import ImportResult, file_lines, result_lines
 from climb_model.intake.importer import ImportOptions, import_site
 from climb_model.intake.mapping import ReportMapping, SiteMapping
@@ -241,7 +241,7 @@ def test_a_forgotten_exam_does_not_come_back(copy_of: Path, export: Path) -> Non
     remember_forgotten(copy_of, [exam])
     result = load(export, copy_of, replace=True)
     assert result.num_imported == 1
-    assert [each.study for each in result.entries if each.reason == "forgotten on request"] == [exam]
+    assert [each.study for each in result.entries if each.reason == REASON] == [exam]
 
 
 def test_an_import_without_a_report_table_keeps_earlier_reports(copy_of: Path, export: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_wrong_report_table_is_told_before_any_work(export: Path, tmp_path: Pa
 
 def test_a_second_import_into_the_folder_is_refused(copy_of: Path, export: Path) -> None:
     with (
-        only_process(copy_of / "private" / "import.lock", what="tests"),
-        pytest.raises(LockedError, match="imports into this folder"),
+        only_process(copy_of / SITE_LOCK, what="tests"),
+        pytest.raises(LockedError, match="works in this site's folder"),
     ):
         load(export, copy_of)
 
@@ -324,5 +324,5 @@ def test_provenance_tells_how_each_file_was_made(imported: tuple[Path, ImportRes
 
 
 def test_the_key_is_for_its_owner_only(imported: tuple[Path, ImportResult]) -> None:
-    mode = (imported[0] / "private" / "pseudonym.key").stat().st_mode
-    assert stat.S_IMODE(mode) == 0o600
+    modes = [(imported[0] / name).stat().st_mode for name in ("private", "private/pseudonym.key")]
+    assert [stat.S_IMODE(mode) for mode in modes] == [0o700, 0o600]
