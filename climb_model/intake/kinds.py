@@ -9,6 +9,8 @@ from pydicom.uid import MRImageStorage
 from climb_model.intake.frames import MULTI_FRAME_MR
 from climb_model.intake.study import Frame
 
+_LENGTHS_MM = (0.01, 200.0)
+_PLACE_MM = 10_000.0
 DERIVED = "derived by the scanner or a workstation (subtraction, projection, reformatted)"
 _PHASE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY", "B0 MAP", "VELOCITY_MAP"}
 _COMPUTED = {"MPR", "MIP", "MINIP", "SUB", "SUBTRACT", "SUBTRACTION", "PROJECTION IMAGE", "PROJECTION", "CPR"}
@@ -66,8 +68,11 @@ def _no_place(frame: Frame) -> str:
     for tag, value in tags.items():
         if not value:
             return f"{tag} is missing or holds no numbers"
-    if frame.rows < 1 or frame.columns < 1 or min(frame.spacing or (0,)) <= 0:
-        return "Rows, Columns and PixelSpacing must be above 0"
+    lengths = (*(frame.spacing or ()), frame.slice_spacing_mm or 1.0, frame.thickness_mm or 1.0)
+    if not all(_LENGTHS_MM[0] <= abs(length) <= _LENGTHS_MM[1] for length in lengths):
+        return f"PixelSpacing or the slices' thickness is not within {_LENGTHS_MM[0]} and {_LENGTHS_MM[1]} mm"
+    if not all(abs(place) <= _PLACE_MM for place in frame.position or ()):
+        return f"ImagePositionPatient is more than {_PLACE_MM:.0f} mm away"
     if frame.slope == 0:
         return "RescaleSlope is 0"
     return ""

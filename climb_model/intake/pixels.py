@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.config import IGNORE
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, RLELossless
 
+from climb_model.intake.decoder import decode_apart
 from climb_model.intake.study import Frame, SeriesError
 from climb_model.intake.tags import READ_FAULTS, silent_pydicom
 
@@ -40,18 +40,19 @@ def stored_values(frames: Sequence[Frame]) -> list[np.ndarray]:
     places: dict[Path, list[int]] = {}
     for place, frame in enumerate(frames):
         places.setdefault(frame.path, []).append(place)
-    found: list[np.ndarray | None] = [None] * len(frames)
-    for path, wanted in places.items():
-        try:
-            with silent_pydicom():
-                images = _decode(path, [frames[place] for place in wanted])
-        except SeriesError:
-            raise
-        except READ_FAULTS:
-            raise SeriesError(BAD_PIXELS) from None
-        for place, image in zip(wanted, images, strict=True):
-            found[place] = image
-    return [image for image in found if image is not None]
+    try:
+        with silent_pydicom():
+            images = _decode_all(
+                {path: [frames[place] for place in wanted] for path, wanted in places.items()}
+            )
+    except SeriesError:
+        raise
+    except READ_FAULTS:
+        raise SeriesError(BAD_PIXELS) from None
+    found = {place: image for path in places for place, image in zip(places[path], images[path], strict=True)}
+    if any(image.shape != (frames[0].rows, frames[0].columns) for image in found.values()):
+        raise SeriesError("pixel data of another size than Rows and Columns say")
+    return [found[place] for place in range(len(frames))]
 
 
 def check_sizes(frames: Sequence[Frame]) -> None:
@@ -88,26 +89,41 @@ def _syntax(frame: Frame) -> UID:
     return uid
 
 
-def _decode(path: Path, frames: Sequence[Frame]) -> list[np.ndarray]:
-    first = frames[0]
-    indices = [frame.index or 0 for frame in frames]
-    syntax = UID(first.transfer_syntax, validation_mode=IGNORE)
-    if syntax.is_encapsulated or syntax.is_deflated:
-        source: Path | Dataset = dcmread(path)
-        if syntax.is_deflated:
-            _check_rest(source.PixelData[_num_bytes(first) :])
-        elif syntax != RLELossless:
+def _decode_all(wanted: Mapping[Path, Sequence[Frame]]) -> dict[Path, Sequence[np.ndarray]]:
+    images: dict[Path, Sequence[np.ndarray]] = {}
+    apart: dict[Path, list[int]] = {}
+    for path, frames in wanted.items():
+        indices = [frame.index or 0 for frame in frames]
+        if _needs_codec(frames[0]):
+            pixels = dcmread(path).PixelData
             for index in indices:
-                _check_codestream(
-                    get_frame(source.PixelData, index, number_of_frames=first.num_frames), first
-                )
-    else:
-        source = path
+                _check_codestream(get_frame(pixels, index, number_of_frames=frames[0].num_frames), frames[0])
+            apart[path] = indices
+        else:
+            images[path] = _decode(path, frames[0], indices)
+    if apart:
+        images |= {path: list(of_file) for path, of_file in decode_apart(apart).items()}
+    return {
+        path: [image.astype(image.dtype.newbyteorder("=")) for image in of_file]
+        for path, of_file in images.items()
+    }
+
+
+def _needs_codec(frame: Frame) -> bool:
+    """RLE is decoded by pydicom itself."""
+    syntax = UID(frame.transfer_syntax, validation_mode=IGNORE)
+    return syntax.is_encapsulated and syntax != RLELossless
+
+
+def _decode(path: Path, first: Frame, indices: Sequence[int]) -> list[np.ndarray]:
+    syntax = UID(first.transfer_syntax, validation_mode=IGNORE)
+    if syntax.is_deflated:
+        inflated = dcmread(path)
+        _check_rest(inflated.PixelData[_num_bytes(first) :])
+        return list(iter_pixels(inflated, indices=indices))
+    if not syntax.is_encapsulated:
         _check_rest(_raw_rest(path, _num_bytes(first)))
-    images = list(iter_pixels(source, indices=indices))
-    if any(image.shape != (first.rows, first.columns) for image in images):
-        raise SeriesError("pixel data of another size than Rows and Columns say")
-    return [image.astype(image.dtype.newbyteorder("=")) for image in images]
+    return list(iter_pixels(path, indices=indices))
 
 
 def _num_bytes(frame: Frame) -> int:

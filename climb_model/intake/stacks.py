@@ -182,19 +182,21 @@ def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
     same: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame, level in zip(frames, levels_of(frames).tolist(), strict=True):
         same[level, *moment(frame)].append(frame)
-    for copies in same.values():
-        if len(copies) > 1:
-            _check_copies(copies)
+    _check_copies([copies for copies in same.values() if len(copies) > 1])
     return [copies[0] for copies in same.values()], len(frames) - len(same)
 
 
-def _check_copies(frames: Sequence[Frame]) -> None:
-    images = stored_values(frames)
-    scales = {(frame.slope, frame.intercept) for frame in frames}
-    if len(scales) > 1 or any(not np.array_equal(image, images[0]) for image in images[1:]):
-        raise SeriesError(
-            "slices at one position and one time with other pixels: which one counts is not told"
-        )
+def _check_copies(groups: Sequence[Sequence[Frame]]) -> None:
+    if not groups:
+        return
+    images = iter(stored_values([frame for copies in groups for frame in copies]))
+    for copies in groups:
+        first, *others = [next(images) for _ in copies]
+        scales = {(frame.slope, frame.intercept) for frame in copies}
+        if len(scales) > 1 or any(not np.array_equal(first, other) for other in others):
+            raise SeriesError(
+                "slices at one position and one time with other pixels: which one counts is not told"
+            )
 
 
 def _out(series: Series, frames: Sequence[Frame], reason: str) -> LeftOut:

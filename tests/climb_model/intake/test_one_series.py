@@ -354,7 +354,11 @@ def lossless(slices: list[Dataset]) -> None:
         (set_on(1, Rows=5), "one slice of another orientation, size"),
         (set_on(1, Columns=6), "one slice of another orientation, size"),
         (set_on(1, PixelSpacing=[0.9, 0.8]), "one slice of another orientation, size"),
-        (on_all(PixelSpacing=[0.9, 0]), "must be above 0"),
+        (
+            on_all(PixelSpacing=[0.9, 0]),
+            "PixelSpacing or the slices' thickness is not within 0.01 and 200.0 mm",
+        ),
+        (on_all(ImagePositionPatient=[1e9, 0, 0]), "ImagePositionPatient is more than 10000 mm away"),
         (on_all(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two unit vectors at a right angle"),
         (set_on(1, ImagePositionPatient=[1, 2]), "ImagePositionPatient is missing or holds no numbers"),
         (remove("ImagePositionPatient"), "ImagePositionPatient is missing"),
