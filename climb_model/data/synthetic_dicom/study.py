@@ -72,9 +72,9 @@ def write_study(plan: StudyPlan) -> dict[str, object]:
     table_mm = tuple(float(step) / 4 for step in rng.integers((-16, -160, -80), (17, 81, 81)))
     right, left = (_sequences(plan.breasts[side]) for side in ("right", "left"))
     joined = join_breasts(right, left, (table_mm[0], table_mm[1], table_mm[2]))
-    pre, sub = joined["Pre"], joined["Sub"]
     if plan.kind != "drawn":  # another examination of the same breasts
-        pre = Grid(pre.voxels + rng.integers(-2, 3, pre.voxels.shape), pre.affine)
+        joined = {name: _noisy(grid, rng) for name, grid in joined.items()}
+    pre, sub = joined["Pre"], joined["Sub"]
     study = study_tags(
         plan.person,
         plan.habit,
@@ -110,6 +110,10 @@ def write_study(plan: StudyPlan) -> dict[str, object]:
         "num_duplicates": num_duplicates,
         "planted": [*plan.person.planted(), *filter(None, [plan.accession]), plan.uid],
     }
+
+
+def _noisy(grid: Grid, rng: np.random.Generator) -> Grid:
+    return Grid(grid.voxels + rng.integers(-2, 3, grid.voxels.shape), grid.affine)
 
 
 def _sequences(exam: ExamRecord) -> dict[str, Path]:
