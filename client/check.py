@@ -68,10 +68,10 @@ def exam_line(result: Result) -> str:
 def verdict(result: Result) -> str:
     """One sentence at the end."""
     errors, warnings, _ = (len(result.of(severity)) for severity in SEVERITIES)
-    told = f"{errors} kinds of errors, {warnings} of warnings"
+    told = f"errors of {errors} kinds, warnings of {warnings}"
     if result.passed:
-        return f"{told}: the site can take part"
-    return f"{told}: mend the errors before the site takes part; identifiers are shown with --show-ids"
+        return f"{told}: nothing must be mended"
+    return f"{told}: mend the errors before the site takes part; --show-ids names the exams"
 
 
 @contextmanager

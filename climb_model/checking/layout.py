@@ -10,6 +10,7 @@ from pathlib import Path
 from climb_model.checking.result import Finding, found
 from climb_model.data.folders import sequence_files
 from climb_model.data.tables import folded
+from climb_model.intake.made_marker import MARKER
 
 ODELIA, UKA = "odelia", "uka"
 SIDES = ("_left", "_right")
@@ -19,9 +20,6 @@ PARTS = (*IMAGES, "metadata", "metadata_unilateral", "private", "import-report.c
 """What may lie in a site's folder."""
 
 TABLES = ("annotation.csv", "split.csv", "reports.csv", "findings.csv", "split_regex.csv", "mrt-befund.csv")
-MADE = "reports-made.json"
-"""The mark of an import that made reports from a class."""
-
 BESIDE = ("provenance.json",)
 """What may lie in an exam's folder beside its images."""
 
@@ -127,7 +125,7 @@ def _strangers(
     there = [path for path in folder.iterdir() if path.name not in PARTS]
     for name in ("metadata", "metadata_unilateral"):
         tables = folder / name
-        there += [path for path in _list(tables) if path.name not in (*TABLES, MADE)]
+        there += [path for path in _list(tables) if path.name not in (*TABLES, MARKER)]
     there += [path for path in _list(folder / "data_unilateral") if not path.is_dir()]
     there += [path for name in IMAGES for path in _list(folder / name) if path.name.startswith(".")]
     for path in folders.values():

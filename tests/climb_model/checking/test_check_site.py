@@ -160,6 +160,7 @@ def break_files(site: Any) -> None:
     (site.folder / "notes.txt").write_bytes(b"x")
     (site.images / ".00018_left.unfinished").mkdir()
     (site.folder / "data").mkdir()
+    (site.tables / "reports-made.json").write_bytes(b"{}")  # an import's own
     (site.folder / "data" / ".00019.unfinished").mkdir()
 
 
