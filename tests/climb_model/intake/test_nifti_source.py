@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from climb_model.data.exam import DataError
+from climb_model.data.folders import read_site
 from climb_model.data.nifti import read_nifti
+from climb_model.intake.importer import ImportOptions, import_site
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.nifti_names import VolumeName, name_files
 from climb_model.intake.nifti_source import NiftiSource, as_study, files_digest, find_exams, write_native_copy
@@ -343,3 +346,33 @@ def test_the_digest_follows_contents_and_naming_not_time_or_place(tmp_path: Path
     assert files_digest(type(two)(raw_id="0042", patient="", files=swapped), key) != files_digest(one, key)
     save(two.files["Pre"].path, seed=9)
     assert files_digest(one, key) != files_digest(two, key)
+
+
+def test_a_folder_of_nifti_exams_becomes_a_site(draw_exam: Callable[..., Any], tmp_path: Path) -> None:
+    drawn = draw_exam(3)
+    for name, voxels in drawn.images.items():
+        path = tmp_path / "export" / "data" / "Q0042Q" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), drawn.affine), path)
+    (tmp_path / "export" / "metadata").mkdir()
+    annotation = "UID,PatientID,Age,Lesion_Left,Lesion_Right\nQ0042Q,Q007Q,20000,0,2\n"
+    (tmp_path / "export" / "metadata" / "annotation.csv").write_text(annotation)
+    (tmp_path / "export" / "metadata" / "split.csv").write_text("UID,Split\nQ0042Q,val\n")
+    result = import_site(tmp_path / "export", tmp_path / "A", ImportOptions(), nifti=True)
+    assert (result.num_imported, result.num_breasts) == (1, 2)
+    wanted = {
+        "need_reports": False,
+        "need_findings": False,
+        "sequences": ("Pre", "Sub", "T2"),
+        "findings": (),
+    }
+    exams = read_site(tmp_path / "A", **wanted).exams
+    assert [(each.split, each.lesion, each.age_days) for each in exams] == [
+        ("val", 0, 20000),
+        ("val", 2, 20000),
+    ]
+    assert all(set(each.files) >= {"Pre", "Post_1", "Sub", "T2"} for each in exams)
+    texts = [path.read_text() for path in (tmp_path / "A").rglob("*") if path.suffix in (".csv", ".json")]
+    assert not any("Q0042Q" in text or "Q007Q" in text for text in texts)
+    again = import_site(tmp_path / "export", tmp_path / "A", ImportOptions(), nifti=True)
+    assert (again.num_imported, again.num_present, again.num_breasts) == (0, 1, 2)
