@@ -228,7 +228,7 @@ def _plan(
     refused: list[LeftOut] = []
     for each in found:
         if is_forgotten(site_dir, each.exam):
-            refused.append(LeftOut(what="exam", reason=REASON, study=each.exam, num_files=0))
+            refused.append(LeftOut(what="exam", reason=REASON, num_files=0))
             continue
         job = ExamJob(
             exam=each.exam,
