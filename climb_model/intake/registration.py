@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from climb_model.intake.itk import from_itk, to_itk
 from climb_model.intake.resampling import Grid, spacing_mm
 
 SEED = 1
-CONTROL_MM = 50.0
-"""Control points of the coarser B-spline; the finer one has twice as many."""
+CONTROL_MM = 40.0
+"""Between control points of the B-splines: wider than a lesion, which must keep its volume."""
 _BINS = 32
 _SAMPLES = 0.2
 """Share of the region's voxels that a step looks at."""
+_FEW_SAMPLES = 0.05
+"""Likewise for B-splines, whose hundreds of coefficients make a step slow."""
+_SMOOTH_MM = 8.0
+"""convexAdam's displacements are smoothed: as they come, they shrink an enhancing lesion to half."""
 
 
 def register(
@@ -26,8 +31,8 @@ def register(
 ) -> sitk.Transform | None:
     """The transform from the grid's points to the moving image's, in mm; None where it fails.
 
-    `rigid`: six degrees of freedom, Mattes mutual information. `deformable`: cubic B-splines on top, in two
-    levels (Rueckert et al. 1999). `convexadam`: Siebert et al. 2024, on MIND features.
+    `rigid`: six degrees of freedom, Mattes mutual information. `deformable`: cubic B-splines on top
+    (Rueckert et al. 1999). `convexadam`: Siebert et al. 2024, on MIND features.
     """
     if method == "convexadam":
         return _convex_adam(fixed, moving, grid)
@@ -64,7 +69,7 @@ def displacement(
 def _rigid(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image) -> sitk.Transform:
     start = sitk.Euler3DTransform()
     start.SetCenter(_centre(mask))
-    method = _method(mask)
+    method = _method(mask, _SAMPLES)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0, minStep=1e-3, numberOfIterations=100, relaxationFactor=0.6
     )
@@ -82,23 +87,25 @@ def _deformable(
     lengths = np.array(grid.shape) * np.array(spacing_mm(grid.affine))
     mesh = [max(1, round(float(length) / CONTROL_MM)) for length in lengths]
     spline = sitk.BSplineTransformInitializer(fixed, mesh, order=3)
-    method = _method(mask)
-    method.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=30)
+    method = _method(mask, _FEW_SAMPLES)
+    method.SetOptimizerAsLBFGSB(
+        gradientConvergenceTolerance=1e-4, numberOfIterations=15, maximumNumberOfFunctionEvaluations=25
+    )
     method.SetMovingInitialTransform(rigid)
-    method.SetInitialTransformAsBSpline(spline, inPlace=True, scaleFactors=[1, 2])
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([3.0, 1.0])
+    method.SetInitialTransform(spline, inPlace=True)
+    method.SetShrinkFactorsPerLevel([1])
+    method.SetSmoothingSigmasPerLevel([1.5])
     method.Execute(fixed, moving)
     return sitk.CompositeTransform([rigid, spline])
 
 
-def _method(mask: sitk.Image) -> sitk.ImageRegistrationMethod:
+def _method(mask: sitk.Image, share: float) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricFixedMask(mask)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(_SAMPLES, SEED)
+    method.SetMetricSamplingPercentage(share, SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     return method
@@ -123,7 +130,9 @@ def _convex_adam(
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    vectors = np.asarray(moved, np.float64) @ grid.affine[:3, :3].T
+    width = [_SMOOTH_MM / mm for mm in spacing_mm(grid.affine)]
+    smooth = ndimage.gaussian_filter(np.asarray(moved, np.float64), width, axes=(0, 1, 2), mode="nearest")
+    vectors = smooth @ grid.affine[:3, :3].T
     field = to_itk(np.zeros(grid.shape, np.uint8), grid.affine)
     image = sitk.GetImageFromArray(np.ascontiguousarray(vectors.transpose(2, 1, 0, 3)), isVector=True)
     image.CopyInformation(field)
