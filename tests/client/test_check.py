@@ -59,7 +59,8 @@ def test_a_sound_site_exits_with_0(command: Command, folder: Path) -> None:
     code, out, err = command(main, "check", folder, *SETTINGS)
     assert (code, err) == (0, "")
     assert out.startswith("60 exam folders; 60 usable exams of 30 patients: train 46, val 0, test 14\n")
-    assert "errors of 0 kinds, warnings of 1: nothing must be mended\n" in out
+    assert "errors of 0 kinds, " in out
+    assert ": nothing must be mended\n" in out
     assert "machine.time" in out
 
 
