@@ -149,3 +149,17 @@ def test_a_file_that_inflates_without_end_is_refused(mr_files: Any, tmp_path: Pa
     path.write_bytes(content[:start] + b"".join(packed) + deflater.flush())
     assert path.stat().st_size < 2**21
     assert [one.reason for one in scan(folder).left_out] == ["damaged DICOM header"]
+
+
+def test_a_decoder_that_dies_is_a_reason_not_a_crash(
+    mr_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(2))
+    mr_files.compress(folder, "JPEGLosslessProcess14_1")
+    (stack,) = stacks_of(folder)
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nkill -ABRT $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr("climb_model.intake.decoder.sys.executable", str(dying))
+    with pytest.raises(SeriesError, match="truncated, damaged or missing pixel data"):
+        read_voxels(stack)
