@@ -13,6 +13,8 @@ from climb_model.intake.resampling import spacing_mm
 from climb_model.intake.study import SeriesError
 
 _COARSE_MM = 3.0
+_FEW_COARSE = 3
+"""A contour needs as many voxels of about 3 mm along each axis."""
 _SHADE = 0.02
 """Intensities are compared as log(1 + v / shade), the shade being this share of their range."""
 _PAIR_WIDTH_MM = 200.0
@@ -68,9 +70,12 @@ def find_breasts(image: Image, side: str = "") -> Breasts:
         side: `L` or `R` where the files tell one; needed if there is only one hump.
 
     Raises:
-        SeriesError: no air in front, no hump, or one hump and no side told.
+        SeriesError: a single slice, no air in front, no hump, or one hump and no side told.
     """
     coarse, step, first = _coarse(image)
+    if min(coarse.shape) < _FEW_COARSE:
+        thin = min(n * mm for n, mm in zip(image.voxels.shape, spacing_mm(image.affine), strict=True))
+        raise SeriesError(f"no breasts found: Pre is only {thin:.0f} mm thick")
     body = find_body(coarse)
     front = find_front(body) * step[1]
     columns = _columns(body)

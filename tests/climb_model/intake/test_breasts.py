@@ -153,8 +153,9 @@ def ellipsoid(size: tuple[int, int, int], radii: tuple[float, float, float], lev
         (ellipsoid((90, 90, 60), (30, 40, 25), 300.0), "no side told"),  # a head, a bottle
         (ellipsoid((140, 100, 40), (60, 35, 60), 300.0), "no valley between two humps"),  # a belly
         (np.full((64, 64, 16), np.inf, np.float32), "not finite"),
+        (np.full((64, 64, 1), 100, np.int16), "only 4 mm thick"),
     ],
-    ids=["empty", "noise", "head", "belly", "infinite"],
+    ids=["empty", "noise", "head", "belly", "infinite", "one slice"],
 )
 def test_what_is_no_breast_is_refused_with_a_reason(voxels: np.ndarray, reason: str) -> None:
     with pytest.raises(SeriesError, match=reason):
