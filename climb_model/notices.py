@@ -13,6 +13,7 @@ ONE_REPORT = "# exams have one and the same report and nothing to contrast"
 UNKNOWN_TOKENS = "# of # report tokens unknown"
 CUT_AT_SENTENCE = "# reports longer than # tokens cut at a sentence"
 CUT_INSIDE = "# of these cut inside their first sentence"
+MADE_REPORTS = "# reports are made from the lesion class; nobody wrote them"
 VALIDATION_LEFT_OUT = "# validation exams with unusable volumes left out"
 NO_VALIDATION = "none of # validation exams can be used: no thresholds"
 
@@ -26,6 +27,7 @@ FORMS = (
     UNKNOWN_TOKENS,
     CUT_AT_SENTENCE,
     CUT_INSIDE,
+    MADE_REPORTS,
     VALIDATION_LEFT_OUT,
     NO_VALIDATION,
 )

@@ -12,6 +12,7 @@ import torch
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData, Volume
 from climb_model.data.folders import NO_REPORT, read_site
+from climb_model.data.made_reports import is_made
 from climb_model.data.prepared import FOLDER, prepared_volume
 from climb_model.data.sentences import split_sentences
 from climb_model.data.store import KeptTokens, build_store, open_store, store_key
@@ -24,6 +25,7 @@ from climb_model.notices import (
     CUT_AT_SENTENCE,
     CUT_INSIDE,
     LACK_SEQUENCE,
+    MADE_REPORTS,
     NO_REPORT_LEFT_OUT,
     ONE_REPORT,
     ROWS_LEFT_OUT,
@@ -279,4 +281,7 @@ def tokenize_reports(
         notices.append(notice(CUT_AT_SENTENCE, num_cut, encoder.max_tokens))
     if num_cut_inside:
         notices.append(notice(CUT_INSIDE, num_cut_inside))
+    num_made = sum(is_made(exam.report or "") for exam in exams)
+    if num_made:
+        notices.append(notice(MADE_REPORTS, num_made))
     return tuple(reports), notices

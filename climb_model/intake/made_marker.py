@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from climb_model.atomic import write_text_atomic
+from climb_model.data.made_reports import is_made
 from climb_model.data.tables import read_table
-from climb_model.intake.made_reports import MADE
 from climb_model.intake.site_tables import FOLDER
 
 MARKER = "reports-made.json"
@@ -23,11 +23,6 @@ def read_reports(site_dir: Path) -> dict[str, str]:
     return {row["UID"]: row["Report"] for row in table.rows}
 
 
-def is_made(report: str) -> bool:
-    """Whether a text is one of those that are made from a class."""
-    return report in MADE.values()
-
-
 def write_marker(site_dir: Path) -> int:
     """Count the made texts in reports.csv and write the mark, or take it away where there are none."""
     count = sum(map(is_made, read_reports(site_dir).values()))
@@ -37,12 +32,3 @@ def write_marker(site_dir: Path) -> int:
     else:
         path.unlink(missing_ok=True)
     return count
-
-
-def num_made(site_dir: Path) -> int:
-    """How many of a site's reports are made; 0 without the mark. For the run's record."""
-    path = site_dir / FOLDER / MARKER
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["count"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0

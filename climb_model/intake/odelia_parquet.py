@@ -12,11 +12,11 @@ from typing import Any
 
 from climb_model.atomic import write_text_atomic
 from climb_model.data.exam import SPLITS
+from climb_model.data.made_reports import MADE, is_made, made_report
 from climb_model.data.tables import folded, whole_number
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
-from climb_model.intake.made_marker import is_made, read_reports, write_marker
-from climb_model.intake.made_reports import MADE, made_report
+from climb_model.intake.made_marker import read_reports, write_marker
 from climb_model.intake.native import PROVENANCE
 from climb_model.intake.parquet_rows import AFFINE, IMAGE, Row, heavy_cells, light_rows, of_institution
 from climb_model.intake.parquet_volumes import write_volume

@@ -11,6 +11,7 @@ import pytest
 
 from climb_model.data.exam import DataError, ExamRecord, SiteData
 from climb_model.data.folders import NO_REPORT, read_site
+from climb_model.data.made_reports import MADE
 from climb_model.data.sentences import split_sentences
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.model.text import ReportEncoder
@@ -122,6 +123,14 @@ def test_an_exam_without_a_report_has_no_sentence(frozen: FrozenEncoders) -> Non
 def pieces(frozen: FrozenEncoders, text: str) -> tuple[int, int]:
     found = [frozen.text.tokenize(sentence) for sentence in split_sentences(text)]
     return sum(len(text.pieces) for text in found), sum(text.num_unknown for text in found)
+
+
+def test_reports_made_from_a_class_are_told(frozen: FrozenEncoders) -> None:
+    encoder = frozen.text
+    _, notices = tokenize_reports(
+        "A", exams(MADE[0], MADE[2], "Zyste."), encoder, debug("evaluation.max_unknown_share=0.9")
+    )
+    assert "2 reports are made from the lesion class; nobody wrote them" in notices
 
 
 def test_few_unknown_tokens_are_counted_and_told(frozen: FrozenEncoders) -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from climb_model.data.exam import DataError
 from climb_model.data.folders import read_site
+from climb_model.data.made_reports import MADE
 from climb_model.data.nifti import read_nifti
 from climb_model.intake import odelia_parquet, parquet_rows
-from climb_model.intake.made_marker import num_made
-from climb_model.intake.made_reports import MADE
+from climb_model.intake.made_marker import MARKER
 from climb_model.intake.odelia_parquet import import_parquet
 
 pa = pytest.importorskip("pyarrow")
@@ -238,7 +238,7 @@ def test_several_institutions_are_named_and_one_is_chosen(tmp_path: Path) -> Non
 def test_made_reports_are_marked_and_written_ones_stay(tmp_path: Path) -> None:
     path, site = store(tmp_path / "a.parquet", table()), tmp_path / "UKA"
     assert run(path, site).num_reports == 0
-    assert num_made(site) == 0
+    assert not (site / "metadata_unilateral" / MARKER).exists()
     (site / "metadata_unilateral" / "reports.csv").write_text("UID,Report\n000_left,Vom Arzt.\n", "utf-8")
     result = run(path, site, make_reports=True)
     assert result.num_reports == 3
@@ -246,9 +246,9 @@ def test_made_reports_are_marked_and_written_ones_stay(tmp_path: Path) -> None:
     assert [row["Report"] for row in rows(site, "reports")] == ["Vom Arzt.", MADE[1], MADE[2]]
     marker = json.loads((site / "metadata_unilateral" / "reports-made.json").read_text("utf-8"))
     assert marker == {"kind": "made from Lesion", "count": 2}
-    assert num_made(site) == 2
+    assert json.loads((site / "metadata_unilateral" / MARKER).read_text())["count"] == 2
     run(path, site)  # without the wish, the texts that are there stay, and so does their mark
-    assert num_made(site) == 2
+    assert json.loads((site / "metadata_unilateral" / MARKER).read_text())["count"] == 2
 
 
 # Again, and interrupted

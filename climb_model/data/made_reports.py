@@ -21,3 +21,8 @@ def made_report(lesion: int) -> str:
     if lesion not in MADE:
         raise ValueError(f"a lesion class is 0, 1 or 2, got {lesion}")
     return MADE[lesion]
+
+
+def is_made(report: str) -> bool:
+    """Whether a text is one of those that are made from a class."""
+    return report in MADE.values()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from climb_model.data.made_reports import MADE, made_report
 from climb_model.data.sentences import split_sentences
-from climb_model.intake.made_reports import MADE, made_report
 
 
 def test_each_class_has_a_text_of_its_own() -> None:
