@@ -46,7 +46,9 @@ def decode_apart(wanted: Mapping[Path, Sequence[int]]) -> dict[Path, np.ndarray]
 
 def main() -> int:
     """Read file names and frame numbers as JSON, write one array a file in NumPy's format."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY or allowed > _MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:
         with silent_pydicom():
             for path, indices in json.load(sys.stdin):
