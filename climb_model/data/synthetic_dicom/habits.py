@@ -40,7 +40,9 @@ class Habit:
     """Slices turned by 180 degrees, as a viewer shows a patient who lies face down."""
 
     syntax: str = ""
-    """Transfer syntax of the images; empty is uncompressed."""
+    """Transfer syntax of compressed images; empty: nothing is compressed."""
+
+    compressed: tuple[str, ...] = ("dynamic", "t2")
 
     stored: Literal["signed", "offset", "halves"] = "signed"
     """Signed numbers; unsigned with a RescaleIntercept; twice the number with RescaleSlope 0.5."""
@@ -83,6 +85,7 @@ HABITS = (
         num_posts=2,
         t2_grid="finer",
         syntax=JPEGLosslessSV1,
+        compressed=("t2",),
         stored="offset",
         folders="numbers",
         reports="rows",
@@ -99,7 +102,7 @@ HABITS = (
         t2_name="T2w TSE sag",
         num_posts=2,
         t2_grid="sagittal",
-        syntax=RLELossless,
+        syntax=JPEG2000Lossless,
         stored="halves",
         folders="dates",
         reports="one text",
@@ -131,7 +134,7 @@ CENTRAL_HABIT = Habit(
     names=("eTHRIVE dyn",),
     t2_name="T2W_TSE_tra",
     num_posts=2,
-    syntax=JPEG2000Lossless,
+    syntax=RLELossless,
     stored="offset",
     folders="numbers",
     reports="one text",

@@ -41,9 +41,6 @@ class SeriesPlan:
 
     modality: str = "MR"
     sop_class: str = MRImageStorage
-    compressed: bool = False
-    """Whether its files are, where the hospital compresses."""
-
     omit: tuple[int, int] | None = None
     """(phase, slice) that got lost."""
 
@@ -112,7 +109,7 @@ def classic_files(plan: SeriesPlan, study: Dataset, habit: Habit, uid: str) -> l
             tags.NumberOfTemporalPositions = len(plan.phases)
         if plan.b_values:
             tags.DiffusionBValue = plan.b_values[place]
-        template = Template(tags, habit.syntax if plan.compressed else "")
+        template = Template(tags, _syntax(plan, habit))
         for index in range(pixels.shape[2]):
             number += 1
             if plan.omit == (place, index):
@@ -155,11 +152,11 @@ def enhanced_file(plan: SeriesPlan, study: Dataset, habit: Habit, uid: str) -> l
     tags.PerFrameFunctionalGroupsSequence = [_frame_tags(plan, *where) for where in order]
     tags.NumberOfFrames = len(order)
     frames = [np.ascontiguousarray(pixels[place, :, :, index].T) for place, index in order]
-    return [
-        Instance(
-            encoded(tags, frames, habit.syntax if plan.compressed else ""), plan.name, tags.SOPInstanceUID
-        )
-    ]
+    return [Instance(encoded(tags, frames, _syntax(plan, habit)), plan.name, tags.SOPInstanceUID)]
+
+
+def _syntax(plan: SeriesPlan, habit: Habit) -> str:
+    return habit.syntax if plan.name in habit.compressed else ""
 
 
 def _frame_tags(plan: SeriesPlan, place: int, index: int) -> Dataset:

@@ -138,9 +138,7 @@ def _series_files(
     plans = _dynamic(plan, grids)
     if t2 is not None:
         begin = Phase(grid=t2_on(t2, habit.t2_grid), acquired=plan.when + timedelta(minutes=2))
-        plans.append(
-            SeriesPlan(name="t2", number=4, description=habit.t2_name, phases=(begin,), compressed=True)
-        )
+        plans.append(SeriesPlan(name="t2", number=4, description=habit.t2_name, phases=(begin,)))
     plans += clutter_series(pre, sub, habit, plan.when, rng.random(3))
     files: list[Instance] = []
     for one in plans:
@@ -175,7 +173,6 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
                 description=habit.names[0],
                 phases=tuple(taken),
                 contrast=len(taken) > 1,
-                compressed=True,
                 omit=lost,
             )
         ]
@@ -186,7 +183,6 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
             description=habit.names[min(number, len(habit.names) - 1)].format(n=number),
             phases=(phase,),
             contrast=number > 0,
-            compressed=True,
             omit=lost if number == 0 else None,
         )
         for number, phase in enumerate(taken)
