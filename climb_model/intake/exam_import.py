@@ -15,9 +15,10 @@ from climb_model.data.exam import DataError
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.native import read_provenance, write_native
 from climb_model.intake.nifti_source import NiftiExam, write_native_copy
+from climb_model.intake.patterns import matches
 from climb_model.intake.recognise import name_stacks
-from climb_model.intake.stacks import find_stacks
-from climb_model.intake.study import LeftOut, SeriesError, Stack, Study
+from climb_model.intake.stacks import all_stacks, find_stacks
+from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
 from climb_model.intake.unilateral import split_exam, write_side
 
 NATIVE, UNILATERAL = "data", "data_unilateral"
@@ -135,7 +136,8 @@ def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Nativ
     else:
         stacks: list[Stack] = []
         for series in job.source.series:
-            found, faults = find_stacks(series)
+            # some archives mark all that they export as derived: what the site names is taken all the same
+            found, faults = all_stacks(series) if _is_named(series, job.mapping) else find_stacks(series)
             stacks += found
             left_out += [replace(each, study=job.exam) for each in faults]
         named = name_stacks(job.source, stacks, job.mapping)
@@ -147,6 +149,10 @@ def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Nativ
         laterality = named.laterality
     files = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
     return _Native(files=files, laterality=laterality, provenance=provenance, notices=notices)
+
+
+def _is_named(series: Series, mapping: SeriesMapping) -> bool:
+    return matches(series, (*mapping.dynamic, *mapping.Pre, *mapping.Post, *mapping.T2))
 
 
 def _num_files(source: Study | NiftiExam) -> int:

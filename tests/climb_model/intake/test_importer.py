@@ -24,7 +24,7 @@ from climb_model.intake import exam_import
 from climb_model.intake.forgotten import REASON, SITE_LOCK, remember_forgotten
 from climb_model.intake.import_report import ImportResult, file_lines, result_lines
 from climb_model.intake.importer import ImportOptions, import_site
-from climb_model.intake.mapping import ReportMapping, SiteMapping
+from climb_model.intake.mapping import ReportMapping, SeriesMapping, SiteMapping
 from climb_model.lock import LockedError, only_process
 
 PATIENTS = {"0012": "Zeisigmann", "0340": "Quastenflosser"}
@@ -234,6 +234,23 @@ def test_other_rules_are_told_too(copy_of: Path, export: Path) -> None:
     assert {each.reason for each in result.entries if each.what == "exam"} == {
         "the exam is there already, made by other rules; --replace imports it anew"
     }
+
+
+def test_an_archive_that_marks_all_as_derived_needs_a_mapping(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from pydicom import dcmread
+
+    shutil.copytree(export, tmp_path / "export")
+    for path in (tmp_path / "export" / "dicom").iterdir():
+        tags = dcmread(path)
+        tags.ImageType = ["DERIVED", "SECONDARY"]
+        tags.save_as(path)
+    result = load(tmp_path / "export", tmp_path / "SITE")
+    assert result.num_imported == 0
+    assert {each.what for each in result.entries if "derived" in each.reason} == {"series"}
+    named = replace(MAPPING, series=SeriesMapping(dynamic=("t1_fl3d*",), T2=("t2*",)))
+    assert load(tmp_path / "export", tmp_path / "SITE", mapping=named).num_breasts == 4
 
 
 def test_a_forgotten_exam_does_not_come_back(copy_of: Path, export: Path) -> None:
