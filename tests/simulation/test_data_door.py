@@ -200,12 +200,13 @@ def places(to_index: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
 def resampled(drawn: np.ndarray, where: list[np.ndarray]) -> tuple[np.ndarray, tuple[slice, ...]]:
     """Linear interpolation at those places that lie within the volume, and which places these are.
 
-    Fails where they do not reach its ends, the tenth before the nipple excepted: the breast would be cut.
+    Fails where they do not reach its ends, the tenth before the nipple and three columns at the midline
+    excepted: the breast would be cut.
     """
     values, inside = drawn.astype(float), list[slice]()
     for axis, (place, size) in enumerate(zip(where, drawn.shape, strict=True)):
-        assert place.min() < (0.1 * size if axis == 1 else 1)
-        assert place.max() > size - 2
+        assert place.min() < (3, 0.1 * size, 1)[axis]
+        assert place.max() > size - 1 - (3, 1, 1)[axis]
         within = np.flatnonzero((place >= 0) & (place <= size - 1))
         inside.append(slice(within[0], within[-1] + 1))
         weights = np.maximum(0, 1 - np.abs(place[within][:, None] - np.arange(size)))
