@@ -143,6 +143,10 @@ def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Nativ
         named = name_stacks(job.source, stacks, job.mapping)
         left_out += [replace(each, study=job.exam) for each in named.left_out]
         provenance = write_native(job.source, named, folder, key=job.key)
+        left_out += [
+            LeftOut(what="series", reason=f"{name}: {reason}", study=job.exam, num_files=0)
+            for name, reason in provenance["without"].items()
+        ]
         notices = tuple(
             f"{name}: {note}" for name, stack in named.sequences.items() for note in stack.notices
         )

@@ -22,6 +22,7 @@ from climb_model.intake.study import SeriesError, Stack, Study
 from climb_model.made_by import made_by
 
 PROVENANCE = "provenance.json"
+_NEEDED = ("Pre", "Post_1")
 _VENDORS = ("SIEMENS", "GE", "PHILIPS", "CANON", "TOSHIBA", "HITACHI")
 
 
@@ -38,15 +39,19 @@ def write_native(study: Study, named: Named, folder: Path, *, key: bytes) -> dic
         key: the site's key.
 
     Raises:
-        SeriesError: voxels that cannot be read, with the name of the sequence.
+        SeriesError: voxels of Pre or Post_1 that cannot be read. Others that cannot are left out, with
+            the reason under `without`.
     """
-    files = dict[str, Any]()
+    files, without = dict[str, Any](), dict[str, str]()
     pre = named.sequences["Pre"]
     for name, stack in named.sequences.items():
         try:
             voxels = read_voxels(stack)
         except SeriesError as error:
-            raise SeriesError(f"{name}: {error}") from None
+            if name in _NEEDED:
+                raise SeriesError(f"{name}: {error}") from None
+            without[name] = str(error)
+            continue
         content = nifti_bytes(voxels, stack.geometry.affine)
         write_atomic(folder / f"{name}.nii.gz", content)
         seconds = 0.0 if stack is pre else seconds_after(pre, stack)
@@ -68,6 +73,7 @@ def write_native(study: Study, named: Named, folder: Path, *, key: bytes) -> dic
         "age_days": study.age_days,
         "laterality": named.laterality,
         "files": files,
+        "without": without,
     }
     write_text_atomic(folder / PROVENANCE, json.dumps(provenance, indent=1, sort_keys=True) + "\n")
     return provenance

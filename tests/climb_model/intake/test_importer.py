@@ -253,6 +253,24 @@ def test_an_archive_that_marks_all_as_derived_needs_a_mapping(export: Path, tmp_
     assert load(tmp_path / "export", tmp_path / "SITE", mapping=named).num_breasts == 4
 
 
+def test_a_damaged_t2_costs_the_t2_and_not_the_exam(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from pydicom import dcmread
+
+    shutil.copytree(export, tmp_path / "export")
+    slices = [
+        path for path in sorted((tmp_path / "export" / "dicom").iterdir()) if "t2" in str(dcmread(path))
+    ]
+    tags = dcmread(slices[0])
+    tags.RescaleSlope = "1e300"
+    tags.save_as(slices[0])
+    result = load(tmp_path / "export", tmp_path / "SITE")
+    assert (result.num_imported, result.num_breasts) == (2, 4)
+    assert len(list((tmp_path / "SITE" / "data").glob("*/T2.nii.gz"))) == 1
+    assert "T2: rescaled voxels beyond the range of float32" in {each.reason for each in result.entries}
+
+
 def test_a_forgotten_exam_does_not_come_back(copy_of: Path, export: Path) -> None:
     exam = next(path.name for path in (copy_of / "data").iterdir())
     remember_forgotten(copy_of, [exam])
