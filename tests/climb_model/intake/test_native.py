@@ -98,6 +98,7 @@ def test_the_provenance_tells_where_each_file_came_from(exam: tuple[Study, Named
         "field_strength_t": 3.0,
         "age_days": 10,
         "laterality": "L",
+        "without": {},
     }
     assert files["Post_1"] == {
         "sha256": hashlib.sha256((tmp_path / "Post_1.nii.gz").read_bytes()).hexdigest(),
