@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import numpy as np
 import SimpleITK as sitk
 
 from climb_model.data.nifti import Image
 from climb_model.intake.resampling import Grid, spacing_mm
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """SimpleITK works in one thread inside; a registration's metric heeds this global number alone."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def resample_by(image: Image, grid: Grid, transform: sitk.Transform | None) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from climb_model.intake.itk import from_itk, to_itk
+from climb_model.intake.itk import from_itk, one_thread, to_itk
 from climb_model.intake.resampling import Grid, spacing_mm
 
 SEED = 1
@@ -39,8 +39,9 @@ def register(
     images = to_itk(fixed, grid.affine), to_itk(moving, grid.affine)
     mask = to_itk(region.astype(np.uint8), grid.affine)
     try:
-        rigid = _rigid(*images, mask)
-        return rigid if method == "rigid" else _deformable(*images, mask, rigid, grid)
+        with one_thread():
+            rigid = _rigid(*images, mask)
+            return rigid if method == "rigid" else _deformable(*images, mask, rigid, grid)
     except RuntimeError:  # SimpleITK's only exception: too few samples, nothing overlaps
         return None
 
@@ -101,7 +102,6 @@ def _deformable(
 
 def _method(mask: sitk.Image, share: float) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricFixedMask(mask)
     method.SetMetricSamplingStrategy(method.RANDOM)
