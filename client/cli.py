@@ -118,7 +118,7 @@ def _import_exams(arguments: argparse.Namespace, source: Path, show: Progress) -
 
 
 def _import_parquet(arguments: argparse.Namespace, source: Path, show: Progress) -> ImportResult:
-    from climb_model.intake.odelia_parquet import import_parquet
+    from climb_model.intake.parquet.challenge import import_parquet
 
     return import_parquet(
         sorted(source.rglob("*.parquet")),
@@ -130,7 +130,7 @@ def _import_parquet(arguments: argparse.Namespace, source: Path, show: Progress)
 
 
 def _import_series(arguments: argparse.Namespace, source: Path) -> int:
-    from climb_model.intake.one_series import import_series
+    from climb_model.intake.dicom.one_series import import_series
 
     sequence, series = arguments.series
     print(import_series(source, arguments.site, sequence=sequence, series=series, exam_id=arguments.id))

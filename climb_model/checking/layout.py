@@ -10,7 +10,7 @@ from pathlib import Path
 from climb_model.checking.result import Finding, found
 from climb_model.data.folders import sequence_files
 from climb_model.data.tables import folded
-from climb_model.intake.made_marker import MARKER
+from climb_model.intake.parquet.made_marker import MARKER
 
 ODELIA, UKA = "odelia", "uka"
 SIDES = ("_left", "_right")

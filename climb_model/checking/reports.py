@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from climb_model.checking.result import Finding, found
-from climb_model.intake.redact import DATE, redact
+from climb_model.intake.reports.redact import DATE, redact
 
 FEWEST_WORDS = 3
 TEMPLATE_SHARE = 0.25

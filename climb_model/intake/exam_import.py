@@ -12,14 +12,14 @@ from typing import Any
 
 from climb_model.atomic import write_text_atomic
 from climb_model.data.exam import DataError
+from climb_model.intake.breasts.unilateral import split_exam, write_side
+from climb_model.intake.dicom.stacks import all_stacks, find_stacks
 from climb_model.intake.mapping import SeriesMapping
-from climb_model.intake.native import read_provenance, write_native
-from climb_model.intake.nifti_source import NiftiExam, write_native_copy
-from climb_model.intake.patterns import matches
-from climb_model.intake.recognise import name_stacks
-from climb_model.intake.stacks import all_stacks, find_stacks
+from climb_model.intake.nifti.source import NiftiExam, write_native_copy
+from climb_model.intake.sequences.native import read_provenance, write_native
+from climb_model.intake.sequences.patterns import matches
+from climb_model.intake.sequences.recognise import name_stacks
 from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
-from climb_model.intake.unilateral import split_exam, write_side
 
 NATIVE, UNILATERAL = "data", "data_unilateral"
 PROVENANCE = "provenance.json"

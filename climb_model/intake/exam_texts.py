@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from climb_model.data.exam import SPLITS
-from climb_model.intake.redact import redact
-from climb_model.intake.report_table import ReportTable, StudyReport
-from climb_model.intake.sides import split_report
-from climb_model.intake.site_tables import ExamRow, assign_split
+from climb_model.intake.reports.redact import redact
+from climb_model.intake.reports.sides import split_report
+from climb_model.intake.reports.site_tables import ExamRow, assign_split
+from climb_model.intake.reports.table import ReportTable, StudyReport
 from climb_model.intake.study import LeftOut, Study
 
 NO_REPORT = "no report for this breast"

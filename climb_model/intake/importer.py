@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from climb_model.data.exam import DataError
+from climb_model.intake.dicom.headers import scan
 from climb_model.intake.exam_import import (
     NATIVE,
     UNFINISHED,
@@ -27,15 +28,14 @@ from climb_model.intake.exam_import import (
 )
 from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
-from climb_model.intake.headers import scan
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.mapping import SiteMapping
-from climb_model.intake.native import source_digest
-from climb_model.intake.nifti_source import NiftiExam, as_study, files_digest, find_exams
+from climb_model.intake.nifti.source import NiftiExam, as_study, files_digest, find_exams
 from climb_model.intake.pseudonym import exam_id, patient_id, site_key
-from climb_model.intake.recognise import RULES_VERSION
-from climb_model.intake.report_table import ReportTable, read_report_table
-from climb_model.intake.site_tables import ExamRow, write_tables
+from climb_model.intake.reports.site_tables import ExamRow, write_tables
+from climb_model.intake.reports.table import ReportTable, read_report_table
+from climb_model.intake.sequences.native import source_digest
+from climb_model.intake.sequences.recognise import RULES_VERSION
 from climb_model.intake.study import LeftOut, SeriesError, Study
 from climb_model.lock import only_process
 

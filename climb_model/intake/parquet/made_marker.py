@@ -1,0 +1,34 @@
+"""The mark that a site's reports, or some of them, were made from a class and written by nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from climb_model.atomic import write_text_atomic
+from climb_model.data.made_reports import is_made
+from climb_model.data.tables import read_table
+from climb_model.intake.reports.site_tables import FOLDER
+
+MARKER = "reports-made.json"
+"""Beside reports.csv: `{"kind": "made from Lesion", "count": n}`."""
+
+
+def read_reports(site_dir: Path) -> dict[str, str]:
+    """UID to text of reports.csv; empty without one."""
+    path = site_dir / FOLDER / "reports.csv"
+    if not path.is_file():
+        return {}
+    table = read_table(path, ("UID", "Report"), site=site_dir.resolve().name)
+    return {row["UID"]: row["Report"] for row in table.rows}
+
+
+def write_marker(site_dir: Path) -> int:
+    """Count the made texts in reports.csv and write the mark, or take it away where there are none."""
+    count = sum(map(is_made, read_reports(site_dir).values()))
+    path = site_dir / FOLDER / MARKER
+    if count:
+        write_text_atomic(path, json.dumps({"kind": "made from Lesion", "count": count}) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+    return count
