@@ -6,6 +6,9 @@ READY := .venv/.ready
 # Before torch is imported: one thread in tests, so that two runs add numbers in the same order.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
+# Two processes, a module's tests in one of them: fixtures are made once.
+SPREAD := -n 2 --dist loadscope
+
 # pytest's exit code when no test has the mark.
 NONE_FOUND := 5
 
@@ -18,7 +21,7 @@ demo: $(READY)
 	$(BIN)/climb-sim demo --out runs/demo
 
 test: $(READY)
-	$(TEST_ENV) $(BIN)/pytest -q -m "not long and not deploy"
+	$(TEST_ENV) $(BIN)/pytest -q $(SPREAD) -m "not long and not deploy"
 
 test-long: $(READY)
 	$(TEST_ENV) $(BIN)/pytest -q -m long || test $$? -eq $(NONE_FOUND)
