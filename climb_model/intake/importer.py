@@ -42,6 +42,10 @@ from climb_model.lock import only_process
 VERSION = 1
 """Grows when the same files would give other volumes."""
 
+NO_PATIENT = (
+    "no patient number: it counts as a patient of its own; another exam of hers may be in another split"
+)
+
 Progress = Callable[[str, int, int], None]
 """Called with a stage (`reading headers`, `importing exams`), how many are done, and of how many."""
 
@@ -194,6 +198,11 @@ def _find(
         LeftOut(what="study", reason=f"{number} studies under one accession number", study=exam)
         for exam, number in times.items()
         if number > 1
+    ]
+    left_out += [
+        LeftOut(what="notice", reason=NO_PATIENT, study=each.exam, num_files=0)
+        for each in candidates
+        if not each.study.patient
     ]
     unique = [each for each in candidates if times[each.exam] == 1]
     return sorted(unique, key=lambda each: each.exam), left_out

@@ -42,12 +42,21 @@ def exam_id(study: Study, key: bytes) -> str:
     Raises:
         DataError: the study has neither.
     """
+    require_number(study)
     if study.accession:
         return pseudonym(key, "accession", study.accession)
-    if study.patient and study.uid:
-        return pseudonym(key, "patient", study.patient, study.uid)
-    fact = "the DICOM files have neither an accession number nor a patient number; give an exam id"
-    raise DataError(fact, public=fact)
+    return pseudonym(key, "patient", study.patient, study.uid)
+
+
+def require_number(study: Study) -> None:
+    """Refuse a study that cannot be named.
+
+    Raises:
+        DataError: neither an accession number nor a patient number.
+    """
+    if not study.accession and not (study.patient and study.uid):
+        fact = "the DICOM files have neither an accession number nor a patient number; give an exam id"
+        raise DataError(fact, public=fact)
 
 
 def patient_id(patient_number: str, key: bytes) -> str:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
+from climb_model.atomic import write_atomic
 from climb_model.data.exam import DataError
 from climb_model.intake.dicom.headers import Scan, collect
 from climb_model.intake.dicom.stacks import all_stacks, read_voxels
-from climb_model.intake.pseudonym import pseudonym, site_key
-from climb_model.intake.study import Geometry, Series, SeriesError, Stack, Study
+from climb_model.intake.forgotten import REASON, is_forgotten
+from climb_model.intake.pseudonym import exam_id as pseudonym_of
+from climb_model.intake.pseudonym import require_number, site_key
+from climb_model.intake.sequences.native import nifti_bytes
+from climb_model.intake.study import Series, SeriesError, Stack, Study
 
 OTHER_SERIES = "another series"
 
@@ -99,9 +98,13 @@ def import_series(
         raise DataError(
             f"DICOM series{detail} ({num_files} files): {error}", public=f"DICOM series: {error}"
         ) from None
-    name = _exam_name(study, site_dir) if exam_id is None else exam_id
+    if exam_id is None:
+        require_number(study)
+    name = exam_id or pseudonym_of(study, site_key(site_dir))
+    if is_forgotten(site_dir, name):
+        raise DataError(f"exam '{name}' was {REASON}", public=f"the exam was {REASON}")
     path = site_dir / "data" / name / f"{sequence}.nii.gz"
-    _write(path, nifti_bytes(voxels, stack.geometry))
+    _write(path, nifti_bytes(voxels, stack.geometry.affine))
     return ImportReport(
         exam_id=name,
         sequence=sequence,
@@ -113,15 +116,6 @@ def import_series(
         notices=stack.notices,
         skipped=tuple(_skipped(found, chosen)),
     )
-
-
-def nifti_bytes(voxels: np.ndarray, geometry: Geometry) -> bytes:
-    """A gzipped NIfTI-1 file of voxels (column, row, slice): the same voxels give the same bytes."""
-    image = nib.Nifti1Image(voxels, geometry.affine, dtype=voxels.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(geometry.affine, code="scanner")
-    image.set_qform(geometry.affine, code="scanner")
-    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
 
 
 def _choose(found: Scan, wanted: str | None) -> tuple[Study, Series]:
@@ -171,15 +165,6 @@ def _skipped(found: Scan, chosen: Series) -> Iterator[tuple[Path, str]]:
                 yield from ((path, OTHER_SERIES) for path in sorted({frame.path for frame in series.frames}))
 
 
-def _exam_name(study: Study, site_dir: Path) -> str:
-    if study.accession:
-        return pseudonym(site_key(site_dir), "accession", study.accession)
-    if study.patient:
-        return pseudonym(site_key(site_dir), "patient", study.patient, study.uid)
-    fact = "the DICOM files have neither an accession number nor a patient number; give an exam id"
-    raise DataError(fact, public=fact)
-
-
 def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         fact = f"{kind} must be 1 to 64 letters, digits, '_' or '-'"
@@ -194,12 +179,4 @@ def _write(path: Path, content: bytes) -> None:
             return
         fact = "the exam already has another volume of that name; remove it first"
         raise DataError(f"{fact} ({path})", public=fact)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomic(path, content)

@@ -23,7 +23,7 @@ from climb_model.data.folders import read_site
 from climb_model.intake import exam_import
 from climb_model.intake.forgotten import REASON, SITE_LOCK, remember_forgotten
 from climb_model.intake.import_report import ImportResult, file_lines, result_lines
-from climb_model.intake.importer import ImportOptions, import_site
+from climb_model.intake.importer import NO_PATIENT, ImportOptions, import_site
 from climb_model.intake.mapping import ReportMapping, SeriesMapping, SiteMapping
 from climb_model.lock import LockedError, only_process
 
@@ -191,7 +191,7 @@ def test_a_killed_import_leaves_whole_exams_only(export: Path, tmp_path: Path) -
     site = tmp_path / "SITE"
     script = (
         "import os, sys; from pathlib import Path; import climb_model.intake.exam_import as one\n"
-        "from climb_model.intake.importer import ImportOptions, import_site\n"
+        "from climb_model.intake.importer import NO_PATIENT, ImportOptions, import_site\n"
         "shown = one._show; calls = []\n"
         "def show(draft, folder):\n"
         "    calls.append(folder); shown(draft, folder) if len(calls) < 5 else os.kill(os.getpid(), 9)\n"
@@ -269,6 +269,21 @@ def test_a_damaged_t2_costs_the_t2_and_not_the_exam(export: Path, tmp_path: Path
     assert (result.num_imported, result.num_breasts) == (2, 4)
     assert len(list((tmp_path / "SITE" / "data").glob("*/T2.nii.gz"))) == 1
     assert "T2: rescaled voxels beyond the range of float32" in {each.reason for each in result.entries}
+
+
+def test_exams_without_a_patient_number_are_told(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from pydicom import dcmread
+
+    shutil.copytree(export, tmp_path / "export")
+    for path in (tmp_path / "export" / "dicom").iterdir():
+        tags = dcmread(path)
+        tags.PatientID = ""
+        tags.save_as(path)
+    result = load(tmp_path / "export", tmp_path / "SITE")
+    assert result.num_breasts == 4
+    assert [each.what for each in result.entries if each.reason == NO_PATIENT] == ["notice"] * 2
 
 
 def test_a_forgotten_exam_does_not_come_back(copy_of: Path, export: Path) -> None:
