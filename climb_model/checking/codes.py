@@ -108,7 +108,7 @@ FILES = {
     "files.unknown": Kind(
         WARNING, "files that belong to no layout", "look for identifiers in them; remove them"
     ),
-    "files.unfinished": Kind(WARNING, "leftovers of an interrupted import", "run the import again"),
+    "files.unfinished": Kind(WARNING, "leftovers of an interrupted import or removal", "run it again"),
     "files.many_grids": Kind(
         NOTE, "different grids (size and spacing) at this site; all are resampled", "nothing to do"
     ),

@@ -20,6 +20,7 @@ PARTS = (*IMAGES, "metadata", "metadata_unilateral", "private", "import-report.c
 """What may lie in a site's folder."""
 
 TABLES = ("annotation.csv", "split.csv", "reports.csv", "findings.csv", "split_regex.csv", "mrt-befund.csv")
+LEFTOVERS = (".unfinished", ".partial", ".old", ".forgotten")
 BESIDE = ("provenance.json",)
 """What may lie in an exam's folder beside its images."""
 
@@ -130,7 +131,7 @@ def _strangers(
     there += [path for name in IMAGES for path in _list(folder / name) if path.name.startswith(".")]
     for path in folders.values():
         there += [file for file in path.iterdir() if not _is_image(file) and file.name not in BESIDE]
-    leftovers = {path for path in there if path.name.endswith((".unfinished", ".partial"))}
+    leftovers = {path for path in there if path.name.endswith(LEFTOVERS)}
     strange = [path for path in {*there} - leftovers]
     strange += [
         file for named in unused.values() for name, file in named.items() if not SEQUENCES.fullmatch(name)
