@@ -9,7 +9,7 @@ from climb_model.data.exam import SPLITS
 from climb_model.intake.reports.redact import redact
 from climb_model.intake.reports.sides import split_report
 from climb_model.intake.reports.site_tables import ExamRow, assign_split
-from climb_model.intake.reports.table import ReportTable, StudyReport
+from climb_model.intake.reports.table import NO_ROW, ReportTable, StudyReport
 from climb_model.intake.study import LeftOut, Study
 
 NO_REPORT = "no report for this breast"
@@ -57,7 +57,7 @@ class ExamTexts:
             told: classes of the breasts that the export itself tells; the table's count before them.
             split: the export's own split; the table's counts before it.
         """
-        report = self._report(study, exam)
+        report, told_here = self._report(study, exam)
         lesions = {**(told or {}), **report.lesions}
         texts = self._texts(report, study, exam)
         drawn, fold = assign_split(patient, self._key, self._shares)
@@ -76,6 +76,7 @@ class ExamTexts:
                 split=chosen,
                 fold=fold,
                 report=texts[side],
+                told=told_here,
             )
             rows.append(row)
         return rows
@@ -85,12 +86,14 @@ class ExamTexts:
             return StudyReport()
         return self._table.for_study(accession=study.accession, patient=study.patient, date=study.date)
 
-    def _report(self, study: Study, exam: str) -> StudyReport:
+    def _report(self, study: Study, exam: str) -> tuple[StudyReport, frozenset[str]]:
+        """What the table says of a study, and which fields it knows: also empty ones, for any of its rows."""
         found = self._found(study)
+        known = frozenset[str]() if self._table is None or found == NO_ROW else self._table.fields
         if isinstance(found, str):
             self.left_out.append(LeftOut(what="report", reason=found, study=exam, num_files=0))
-            return StudyReport()
-        return found
+            return StudyReport(), known
+        return found, known
 
     def _texts(self, report: StudyReport, study: Study, exam: str) -> dict[str, str]:
         """The text of each breast, without identifiers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,9 @@ COLUMNS = {
 TORN = "its patient's other exams are in another split"
 _HASH_BITS = 80
 
+_Cells = Mapping[str, str | None]
+"""Column to its cell; None: nothing is known, and an earlier cell stays."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExamRow:
@@ -39,6 +42,9 @@ class ExamRow:
     fold: int
     report: str = field(repr=False)
     """Redacted text of this breast; empty: it gets no row in reports.csv."""
+
+    told: frozenset[str] = frozenset()
+    """`report`, `lesion`: what is known also where it is empty, so that an earlier cell is cleared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,10 @@ def write_tables(site_dir: Path, rows: Sequence[ExamRow]) -> Written:
     """Merge rows into annotation.csv, split.csv and reports.csv by UID.
 
     Rows and columns that the import does not know stay, also cells for which it has nothing new: an
-    import without a report table deletes no report. Lines are sorted by UID, so that the same rows give
-    the same bytes in however many imports they came. Text keeps its line breaks, quoted.
+    import without a report table deletes no report. What a row is told to have empty leaves the tables,
+    as after a corrected report table: its Lesion cell, its line in reports.csv. Lines are
+    sorted by UID, so that the same rows give the same bytes in however many imports they came. Text keeps
+    its line breaks, quoted.
 
     Raises:
         DataError: a table that is there but cannot be read, or lacks a column.
@@ -108,17 +116,17 @@ def write_tables(site_dir: Path, rows: Sequence[ExamRow]) -> Written:
     tables = {name: _load(folder / name, columns, site) for name, columns in COLUMNS.items()}
     torn = _torn(tables["annotation.csv"], tables["split.csv"], rows)
     kept = [row for row in rows if row.uid not in torn]
-    contents: dict[str, dict[str, Mapping[str, str]]] = {
-        "annotation.csv": {
-            row.uid: {"PatientID": row.patient, "Age": _cell(row.age_days), "Lesion": _cell(row.lesion)}
-            for row in kept
-        },
+    contents: dict[str, dict[str, _Cells]] = {
+        "annotation.csv": {row.uid: _annotation(row) for row in kept},
         "split.csv": {row.uid: {"Split": row.split, "Fold": str(row.fold)} for row in kept},
         "reports.csv": {row.uid: {"Report": _tidy(row.report)} for row in kept if _tidy(row.report)},
     }
+    cleared = {row.uid for row in kept if "report" in row.told and not _tidy(row.report)}
     notices: list[str] = []
     for name, table in tables.items():
         num_changed = _merge(table, contents[name])
+        if name == "reports.csv":
+            num_changed += _remove(table, cleared)
         if num_changed:
             notices.append(f"{name}: {num_changed} {'row' if num_changed == 1 else 'rows'} changed")
         _save(table)
@@ -162,7 +170,16 @@ def _torn(annotation: _Table, split: _Table, rows: Sequence[ExamRow]) -> set[str
     return {row.uid for row in rows if len(wanted[row.patient] | earlier.get(row.patient, set())) > 1}
 
 
-def _merge(table: _Table, contents: Mapping[str, Mapping[str, str]]) -> int:
+def _annotation(row: ExamRow) -> _Cells:
+    lesion = "" if row.lesion is None else str(row.lesion)
+    return {
+        "PatientID": row.patient,
+        "Age": None if row.age_days is None else str(row.age_days),
+        "Lesion": lesion if lesion or "lesion" in row.told else None,
+    }
+
+
+def _merge(table: _Table, contents: Mapping[str, _Cells]) -> int:
     """Put cells into the table; how many earlier lines got another cell.
 
     A UID with several lines, as in ODELIA's lists of one line per fold, keeps them as they are.
@@ -172,7 +189,9 @@ def _merge(table: _Table, contents: Mapping[str, Mapping[str, str]]) -> int:
     num_lines = Counter(uids)
     num_changed = 0
     for uid, line in zip(uids, table.lines, strict=True):
-        fresh = {places[folded(name)]: cell for name, cell in contents.get(uid, {}).items() if cell}
+        fresh = {
+            places[folded(name)]: cell for name, cell in contents.get(uid, {}).items() if cell is not None
+        }
         if num_lines[uid] == 1 and any(line[place] != cell for place, cell in fresh.items()):
             num_changed += 1
             for place, cell in fresh.items():
@@ -180,21 +199,25 @@ def _merge(table: _Table, contents: Mapping[str, Mapping[str, str]]) -> int:
     for uid in set(contents) - set(uids):
         line = [""] * len(table.header)
         for name, cell in {"UID": uid, **contents[uid]}.items():
-            line[places[folded(name)]] = cell
+            line[places[folded(name)]] = cell or ""
         table.lines.append(line)
     place = places["uid"]
     table.lines.sort(key=lambda line: line[place].strip())
     return num_changed
 
 
+def _remove(table: _Table, uids: Collection[str]) -> int:
+    """Take lines out of the table; how many."""
+    kept = [line for uid, line in zip(table.cells("UID"), table.lines, strict=True) if uid not in uids]
+    num_removed = len(table.lines) - len(kept)
+    table.lines = kept
+    return num_removed
+
+
 def _save(table: _Table) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=table.separator, lineterminator="\n").writerows([table.header, *table.lines])
     write_text_atomic(table.path, text.getvalue())
-
-
-def _cell(number: int | None) -> str:
-    return "" if number is None else str(number)
 
 
 def _tidy(report: str) -> str:

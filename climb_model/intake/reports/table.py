@@ -116,6 +116,16 @@ class ReportTable:
     studies_of: Counter[str] = field(default_factory=Counter[str], repr=False)
     """Patient to how many studies of hers are imported."""
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """`report`, `lesion`: what the table has columns for."""
+        given = self.mapping
+        kinds = {
+            "report": given.text or given.left,
+            "lesion": given.lesion or given.lesion_left or given.lesion_right,
+        }
+        return frozenset(kind for kind, column in kinds.items() if column)
+
     def knowing(self, studies: Collection[Study]) -> ReportTable:
         """The same table, told of all studies of the import: needed to see what is ambiguous."""
         return replace(

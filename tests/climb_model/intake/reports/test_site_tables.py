@@ -51,6 +51,25 @@ def test_an_import_without_reports_or_classes_deletes_none(tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
+def test_what_is_told_to_be_empty_leaves_the_tables(tmp_path: Path) -> None:
+    write_tables(tmp_path, [row("1_left"), row("1_right")])
+    cleared = replace(row("1_left", report="", lesion=None), told=frozenset({"report", "lesion"}))
+    written = write_tables(tmp_path, [cleared, row("1_right")])
+    annotation, _, reports = (content.decode() for content in contents(tmp_path))
+    assert annotation == "UID,PatientID,Age,Lesion\n1_left,1,20000,\n1_right,1,20000,1\n"
+    assert reports == "UID,Report\n1_right,Zyste.\n"
+    assert written.notices == ("annotation.csv: 1 row changed", "reports.csv: 1 row changed")
+    assert write_tables(tmp_path, [cleared]).notices == ()
+
+
+def test_only_what_the_table_has_columns_for_is_cleared(tmp_path: Path) -> None:
+    write_tables(tmp_path, [row("1_left")])
+    write_tables(tmp_path, [replace(row("1_left", report="", lesion=None), told=frozenset({"report"}))])
+    annotation, _, reports = (content.decode() for content in contents(tmp_path))
+    assert "1_left,1,20000,1" in annotation
+    assert "1_left" not in reports
+
+
 def test_a_changed_cell_is_counted(tmp_path: Path) -> None:
     write_tables(tmp_path, [row("1_left"), row("2_left")])
     written = write_tables(tmp_path, [row("1_left", report="MARKER"), row("2_left")])
