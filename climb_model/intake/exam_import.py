@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Generator, Mapping
@@ -24,7 +25,12 @@ from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
 NATIVE, UNILATERAL = "data", "data_unilateral"
 PROVENANCE = "provenance.json"
 UNFINISHED = ".unfinished"
-"""Ending of folders and files that are being written."""
+"""Ending of folders that are being written."""
+ASIDE = ".old"
+"""Ending of folders that are being replaced."""
+MADE = ("source", "recipe")
+"""What the provenance of an exam and of its breasts must share."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +65,32 @@ class ExamOutcome:
     """What was mended or chosen, in words without identifiers."""
 
 
-def present_sides(site_dir: Path, exam: str, digest: str, recipe: str) -> tuple[str, ...] | None:
-    """The breasts of an exam that an earlier import finished; None if there is no such exam.
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """An exam that an earlier import finished."""
 
-    Raises:
-        SeriesError: if it was made of other files or by other rules.
-    """
+    outcome: ExamOutcome
+    digest: str
+    recipe: str
+
+
+def earlier_exam(site_dir: Path, exam: str) -> Earlier | None:
+    """What an earlier import made of an exam; None if there is none, or one that a kill left in pieces."""
     provenance = read_provenance(site_dir / NATIVE / exam)
     if provenance is None:
         return None
+    made = {key: provenance.get(key) for key in MADE}
     sides = tuple(str(side) for side in provenance.get("sides", ()))
-    if not sides or any(not (side_folder(site_dir, exam, side) / PROVENANCE).is_file() for side in sides):
+    records = [read_provenance(side_folder(site_dir, exam, side)) or {} for side in sides]
+    if not sides or any({key: record.get(key) for key in MADE} != made for record in records):
         return None
-    if provenance.get("source") != digest:
-        raise SeriesError("the exam is there already, made of other files; --replace imports it anew")
-    if provenance.get("recipe") != recipe:
-        raise SeriesError("the exam is there already, made by other rules; --replace imports it anew")
-    return sides
+    left_out = tuple(
+        LeftOut(what=str(each[0]), reason=str(each[1]), study=exam, num_files=int(each[2]))
+        for each in provenance.get("left_out", ())
+    )
+    notices = tuple(map(str, provenance.get("notices", ())))
+    outcome = ExamOutcome(exam=exam, sides=sides, left_out=left_out, notices=notices)
+    return Earlier(outcome=outcome, digest=str(made["source"]), recipe=str(made["recipe"]))
 
 
 def side_folder(site_dir: Path, exam: str, side: str) -> Path:
@@ -86,36 +101,53 @@ def side_folder(site_dir: Path, exam: str, side: str) -> Path:
 def import_exam(job: ExamJob) -> ExamOutcome:
     """Import one exam into folders that nobody reads yet, and show them when all is written.
 
-    The native folder is shown last: with its provenance the exam is whole. A data fault becomes a reason.
+    The native folder is shown last: with its provenance, equal to that of its breasts, the exam is whole. A
+    fault of its data or files becomes a reason; an earlier version of the exam then stays as it is.
+
+    Raises:
+        OSError: the disk of the site is full or cannot be written.
     """
+    left_out: list[LeftOut] = []
+    try:
+        return _import(job, left_out)
+    except (SeriesError, DataError) as error:
+        reason = error.public if isinstance(error, DataError) else str(error)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise
+        reason = f"a file could not be read: {error.strerror}"
+    files = _files(job.source)
+    first = min(files, default=None)
+    fault = LeftOut(what="exam", reason=reason, study=job.exam, path=first, num_files=len(files))
+    return ExamOutcome(exam=job.exam, left_out=(*left_out, fault))
+
+
+def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
     with ExitStack() as drafts:
         native = drafts.enter_context(_draft(job.site_dir / NATIVE / job.exam))
-        left_out: list[LeftOut] = []
-        try:
-            written = _write_native(job, native, left_out)
-            split = split_exam(written.files, laterality=written.laterality, motion=job.motion)
-        except (SeriesError, DataError) as error:
-            reason = error.public if isinstance(error, DataError) else str(error)
-            fault = LeftOut(what="exam", reason=reason, study=job.exam, num_files=_num_files(job.source))
-            return ExamOutcome(exam=job.exam, left_out=(*left_out, fault))
+        written = _write_native(job, native, left_out)
+        split = split_exam(written.files, laterality=written.laterality, motion=job.motion)
+        sides = tuple(sorted(split.sides))
+        made = {"source": job.digest, "recipe": job.recipe}
         breasts: dict[Path, Path] = {}
         for side, breast in split.sides.items():
             folder = side_folder(job.site_dir, job.exam, side)
             breasts[folder] = drafts.enter_context(_draft(folder))
             record = {"files": write_side(breast, breasts[folder]), "made": split.provenance}
-            _write_json(breasts[folder] / PROVENANCE, record)
-        sides = tuple(sorted(split.sides))
-        made = {"source": job.digest, "recipe": job.recipe, "sides": sides}
-        _write_json(native / PROVENANCE, written.provenance | made)
+            _write_json(breasts[folder] / PROVENANCE, record | made)
+        notices = (*written.notices, *split.notices)
+        told = {
+            "sides": sides,
+            "notices": notices,
+            "left_out": [(each.what, each.reason, each.num_files) for each in left_out],
+        }
+        _write_json(native / PROVENANCE, written.provenance | made | told)
         for folder, draft in breasts.items():
             _show(draft, folder)
+        for side in {"left", "right"} - set(sides):
+            _remove(side_folder(job.site_dir, job.exam, side))
         _show(native, job.site_dir / NATIVE / job.exam)
-    return ExamOutcome(
-        exam=job.exam,
-        sides=sides,
-        left_out=tuple(left_out),
-        notices=(*written.notices, *split.notices),
-    )
+    return ExamOutcome(exam=job.exam, sides=sides, left_out=tuple(left_out), notices=notices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +175,14 @@ def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Nativ
         named = name_stacks(job.source, stacks, job.mapping)
         left_out += [replace(each, study=job.exam) for each in named.left_out]
         provenance = write_native(job.source, named, folder, key=job.key)
-        left_out += [
-            LeftOut(what="series", reason=f"{name}: {reason}", study=job.exam, num_files=0)
-            for name, reason in provenance["without"].items()
-        ]
         notices = tuple(
             f"{name}: {note}" for name, stack in named.sequences.items() for note in stack.notices
         )
         laterality = named.laterality
+    left_out += [
+        LeftOut(what="series", reason=f"{name}: {reason}", study=job.exam, num_files=0)
+        for name, reason in provenance.get("without", {}).items()
+    ]
     files = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
     return _Native(files=files, laterality=laterality, provenance=provenance, notices=notices)
 
@@ -159,10 +191,10 @@ def _is_named(series: Series, mapping: SeriesMapping) -> bool:
     return matches(series, (*mapping.dynamic, *mapping.Pre, *mapping.Post, *mapping.T2))
 
 
-def _num_files(source: Study | NiftiExam) -> int:
+def _files(source: Study | NiftiExam) -> set[Path]:
     if isinstance(source, NiftiExam):
-        return len(source.files)
-    return len({frame.path for series in source.series for frame in series.frames})
+        return {volume.path for volume in source.files.values()}
+    return {frame.path for series in source.series for frame in series.frames}
 
 
 @contextmanager
@@ -179,12 +211,35 @@ def _draft(folder: Path) -> Generator[Path]:
 
 def _show(draft: Path, folder: Path) -> None:
     """Put a finished draft in its place; an older folder steps aside first."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        folder.rename(old)
+        folder.rename(_aside(folder))
     draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder away in one step, then its files."""
+    if folder.exists():
+        folder.rename(_aside(folder))
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}{ASIDE}")
+
+
+def tidy(site_dir: Path) -> None:
+    """Undo what an import left that was killed: drafts go, what stepped aside for nothing comes back."""
+    for part in (NATIVE, UNILATERAL):
+        for draft in (site_dir / part).glob(f".*{UNFINISHED}"):
+            if draft.is_dir():
+                shutil.rmtree(draft)
+        for old in (site_dir / part).glob(f".*{ASIDE}"):
+            folder = old.with_name(old.name.removeprefix(".").removesuffix(ASIDE))
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)
+            elif old.is_dir():
+                shutil.rmtree(old)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

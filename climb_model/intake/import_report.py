@@ -71,5 +71,7 @@ def result_lines(result: ImportResult, site_dir: Path) -> list[str]:
 
 
 def file_lines(entries: Sequence[LeftOut]) -> list[str]:
-    """Path and reason of everything left out; for the site's own screen only."""
-    return [f"{each.path}: {each.reason}" for each in entries if each.path is not None]
+    """Pseudonym, path and reason of everything left out; for the site's own screen only."""
+    return [
+        f"{each.study or each.what} {each.path}: {each.reason}" for each in entries if each.path is not None
+    ]

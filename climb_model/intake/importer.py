@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,36 +13,33 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from climb_model.atomic import write_atomic
 from climb_model.data.exam import DataError
-from climb_model.intake.dicom.headers import scan
+from climb_model.data.table_rows import change_rows
+from climb_model.intake.candidates import Candidate, find_dicom, find_nifti, named_candidates
 from climb_model.intake.exam_import import (
     NATIVE,
-    UNFINISHED,
     UNILATERAL,
+    Earlier,
     ExamJob,
     ExamOutcome,
+    earlier_exam,
     import_exam,
-    present_sides,
+    tidy,
 )
 from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.mapping import SiteMapping
-from climb_model.intake.nifti.source import NiftiExam, as_study, files_digest, find_exams
-from climb_model.intake.pseudonym import exam_id, patient_id, site_key
+from climb_model.intake.pseudonym import site_key
 from climb_model.intake.reports.site_tables import ExamRow, write_tables
 from climb_model.intake.reports.table import ReportTable, read_report_table
-from climb_model.intake.sequences.native import source_digest
 from climb_model.intake.sequences.recognise import RULES_VERSION
-from climb_model.intake.study import LeftOut, SeriesError, Study
+from climb_model.intake.study import LeftOut
 from climb_model.lock import only_process
 
 VERSION = 1
 """Grows when the same files would give other volumes."""
-
-NO_PATIENT = (
-    "no patient number: it counts as a patient of its own; another exam of hers may be in another split"
-)
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage (`reading headers`, `importing exams`), how many are done, and of how many."""
@@ -67,18 +62,6 @@ class ImportOptions:
 
     shares: Shares = (0.7, 0.1, 0.2)
     """Share of patients in train, val and test, where the report table does not say."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """One examination of the export, under its pseudonyms; raw numbers stay in memory."""
-
-    exam: str
-    patient: str
-    digest: str
-    study: Study = field(repr=False)
-    volumes: NiftiExam | None = field(default=None, repr=False)
-    """Where the exam comes as NIfTI files."""
 
 
 def import_site(
@@ -104,27 +87,30 @@ def import_site(
         LockedError: if another import works in the folder.
     """
     tell = on_progress or _silent
-    _check_folders(source, site_dir)
+    check_folders(source, site_dir)
     (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
         key = site_key(site_dir)
-        _remove_drafts(site_dir)
+        tidy(site_dir)
         table = _report_table(options, site_dir)
         found, left_out = _find(source, options, key, nifti=nifti, tell=tell)
-        present, jobs, refused = _plan(found, site_dir, options, key)
+        present, jobs, stays = _plan(found, site_dir, options, key)
         made = _work(jobs, options.workers, tell)
-        outcomes = {outcome.exam: outcome for outcome in (*present, *made) if outcome.sides}
+        outcomes = present | {outcome.exam: outcome for outcome in made if outcome.sides}
+        _drop_rows(site_dir, made, present)
         texts = ExamTexts(table, [each.study for each in found], key=key, shares=options.shares)
         for each in found:
             texts.learn_split(each.study, each.patient)
         rows = [row for each in found if each.exam in outcomes for row in _rows(texts, each, outcomes)]
         written = write_tables(site_dir, rows)
-        entries = (*left_out, *refused, *_entries(made), *texts.left_out, *written.left_out)
+        failed = [outcome for outcome in made if not outcome.sides]
+        told = (*left_out, *stays, *_entries(failed), *_kept(made, present), *_entries(outcomes.values()))
+        entries = (*told, *texts.left_out, *written.left_out)
         write_report(site_dir, entries)
     unmatched = () if table is None else table.unmatched([each.study for each in found]).notices
     return ImportResult(
         num_imported=sum(bool(outcome.sides) for outcome in made),
-        num_present=len(present),
+        num_present=len(outcomes) - sum(bool(outcome.sides) for outcome in made),
         num_breasts=len(rows),
         num_reports=sum(bool(row.report) for row in rows),
         redacted=dict(texts.redacted),
@@ -139,7 +125,7 @@ def _report_table(options: ImportOptions, site_dir: Path) -> ReportTable | None:
     return read_report_table(options.reports, options.mapping.reports, site=site_dir.resolve().name)
 
 
-def _rows(texts: ExamTexts, found: _Candidate, outcomes: Mapping[str, ExamOutcome]) -> list[ExamRow]:
+def _rows(texts: ExamTexts, found: Candidate, outcomes: Mapping[str, ExamOutcome]) -> list[ExamRow]:
     sides = outcomes[found.exam].sides
     if found.volumes is None:
         return texts.rows(found.study, found.exam, found.patient, sides)
@@ -151,7 +137,7 @@ def _silent(stage: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _check_folders(source: Path, site_dir: Path) -> None:
+def check_folders(source: Path, site_dir: Path) -> None:
     """Refuse folders one inside the other, and a site's folder that leads elsewhere."""
     if not source.is_dir():
         raise DataError(f"import: there is no folder {source}", "the folder to import is missing")
@@ -167,53 +153,16 @@ def _check_folders(source: Path, site_dir: Path) -> None:
             raise DataError(f"import: {fact} ({site_dir / part})", fact)
 
 
-def _remove_drafts(site_dir: Path) -> None:
-    """Remove what an import left that was killed; under the lock there is no other."""
-    for part in (NATIVE, UNILATERAL):
-        for ending in (UNFINISHED, ".old"):
-            for draft in (site_dir / part).glob(f".*{ending}"):
-                shutil.rmtree(draft)
-
-
 def _find(
     source: Path, options: ImportOptions, key: bytes, *, nifti: bool, tell: Progress
-) -> tuple[list[_Candidate], list[LeftOut]]:
-    """Everything that could become an exam, sorted by its pseudonym."""
+) -> tuple[list[Candidate], list[LeftOut]]:
     if nifti:
-        volumes = find_exams(source, options.mapping.series)
-        left_out = list(volumes.left_out)
-        sources = [(as_study(exam), exam) for exam in volumes.exams]
+        sources, left_out = find_nifti(source, options.mapping.series)
     else:
-        export = scan(source, workers=options.workers, on_file=partial(tell, "reading headers"))
-        left_out = list(export.left_out)
-        sources = [(study, None) for study in export.studies]
-    candidates: list[_Candidate] = []
-    for study, exam in sources:
-        try:
-            candidates.append(_candidate(study, exam, key))
-        except DataError as error:
-            left_out.append(LeftOut(what="study", reason=error.public))
-    times = Counter(each.exam for each in candidates)
-    left_out += [
-        LeftOut(what="study", reason=f"{number} studies under one accession number", study=exam)
-        for exam, number in times.items()
-        if number > 1
-    ]
-    left_out += [
-        LeftOut(what="notice", reason=NO_PATIENT, study=each.exam, num_files=0)
-        for each in candidates
-        if not each.study.patient
-    ]
-    unique = [each for each in candidates if times[each.exam] == 1]
-    return sorted(unique, key=lambda each: each.exam), left_out
-
-
-def _candidate(study: Study, volumes: NiftiExam | None, key: bytes) -> _Candidate:
-    """An examination under its pseudonyms; without a patient number it counts as a patient of its own."""
-    exam = exam_id(study, key)
-    patient = patient_id(study.patient, key) if study.patient else exam
-    digest = source_digest(study, key) if volumes is None else files_digest(volumes, key)
-    return _Candidate(exam=exam, patient=patient, digest=digest, study=study, volumes=volumes)
+        headers = partial(tell, "reading headers")
+        sources, left_out = find_dicom(source, workers=options.workers, on_file=headers)
+    found, unnamed = named_candidates(sources, key)
+    return found, [*left_out, *unnamed]
 
 
 def _recipe(options: ImportOptions) -> str:
@@ -228,37 +177,69 @@ def _recipe(options: ImportOptions) -> str:
 
 
 def _plan(
-    found: Sequence[_Candidate], site_dir: Path, options: ImportOptions, key: bytes
-) -> tuple[list[ExamOutcome], list[ExamJob], list[LeftOut]]:
-    """What is there already, what is to be made, and what is refused."""
+    found: Sequence[Candidate], site_dir: Path, options: ImportOptions, key: bytes
+) -> tuple[dict[str, ExamOutcome], list[ExamJob], list[LeftOut]]:
+    """What is there already, what is to be made, and what must stay out."""
     recipe = _recipe(options)
-    present: list[ExamOutcome] = []
+    present: dict[str, ExamOutcome] = {}
     jobs: list[ExamJob] = []
-    refused: list[LeftOut] = []
+    entries: list[LeftOut] = []
     for each in found:
         if is_forgotten(site_dir, each.exam):
-            refused.append(LeftOut(what="exam", reason=REASON, num_files=0))
+            entries.append(LeftOut(what="exam", reason=REASON, num_files=0))
             continue
-        job = ExamJob(
-            exam=each.exam,
-            source=each.volumes or each.study,
-            site_dir=site_dir,
-            mapping=options.mapping.series,
-            motion=options.motion,
-            key=key,
-            recipe=recipe,
-            digest=each.digest,
-        )
-        try:
-            sides = None if options.replace else present_sides(site_dir, each.exam, each.digest, recipe)
-        except SeriesError as error:
-            refused.append(LeftOut(what="exam", reason=str(error), study=each.exam, num_files=0))
-            continue
-        if sides is None:
-            jobs.append(job)
-        else:
-            present.append(ExamOutcome(exam=each.exam, sides=sides))
-    return present, jobs, refused
+        earlier = earlier_exam(site_dir, each.exam)
+        if earlier is not None:
+            present[each.exam] = earlier.outcome
+            differs = _difference(earlier, each.digest, recipe)
+            if differs and not options.replace:
+                entries.append(LeftOut(what="exam", reason=differs, study=each.exam, num_files=0))
+        if earlier is None or options.replace:
+            jobs.append(
+                ExamJob(
+                    exam=each.exam,
+                    source=each.volumes or each.study,
+                    site_dir=site_dir,
+                    mapping=options.mapping.series,
+                    motion=options.motion,
+                    key=key,
+                    recipe=recipe,
+                    digest=each.digest,
+                )
+            )
+    return present, jobs, entries
+
+
+def _difference(earlier: Earlier, digest: str, recipe: str) -> str:
+    if earlier.digest != digest:
+        return "made of other files by an earlier import, and left as it is; --replace imports it anew"
+    if earlier.recipe != recipe:
+        return "made by other rules in an earlier import, and left as it is; --replace imports it anew"
+    return ""
+
+
+def _kept(made: Iterable[ExamOutcome], present: Mapping[str, ExamOutcome]) -> list[LeftOut]:
+    """Exams that could not be made anew, of which the earlier version stays."""
+    reason = "the version of an earlier import stays"
+    return [
+        LeftOut(what="exam", reason=reason, study=outcome.exam, num_files=0)
+        for outcome in made
+        if not outcome.sides and outcome.exam in present
+    ]
+
+
+def _drop_rows(site_dir: Path, made: Iterable[ExamOutcome], present: Mapping[str, ExamOutcome]) -> None:
+    """Take breasts out of the tables that an exam had before and has no more."""
+    gone = {
+        f"{outcome.exam}_{side}"
+        for outcome in made
+        if outcome.sides and outcome.exam in present
+        for side in set(present[outcome.exam].sides) - set(outcome.sides)
+    }
+    for path in sorted((site_dir / "metadata_unilateral").glob("*.csv")) if gone else ():
+        content, number = change_rows(path, lambda row: None if row.get("uid") in gone else row)
+        if number:
+            write_atomic(path, content)
 
 
 def _work(jobs: Sequence[ExamJob], workers: int, tell: Progress) -> list[ExamOutcome]:
