@@ -121,6 +121,27 @@ def asserts_finding(text: str) -> bool:
     return False
 
 
+def says_normal(text: str) -> bool:
+    """Whether a text says of a whole breast that there is nothing: `Links unauffällig`, `Kein Herd`.
+
+    `Haut unauffällig` is about a part of it, and a finding may follow.
+    """
+    if asserts_finding(text) or is_history(text):
+        return False
+    if re.search(r"bi-?rads\D{0,25}1(?!\d)", text, re.IGNORECASE):
+        return True
+    rest = _pattern("harmless").sub(" ", text)
+    denial = _pattern("denials").search(rest)
+    if denial is None:
+        return False
+    if _pattern("disease").search(rest):
+        # `Karzinom nicht sichtbar`, but not `Läsion mit fehlender Anreicherung`
+        return _pattern("disease").search(rest, denial.start()) is not None or "fehlende" not in rest.lower()
+    bare = _mention_pattern(with_birads=False).sub(" ", _pattern("denials").sub(" ", rest))
+    whole = frozenset(f"{load_words()['breast']} {load_words()['whole']}".split())
+    return not [word for word in _content(bare) if word not in whole]
+
+
 @dataclass
 class _Group:
     """Clauses about one side."""
@@ -285,7 +306,7 @@ def _mention_pattern(with_birads: bool) -> re.Pattern[str]:
 @cache
 def _pattern(kind: str) -> re.Pattern[str]:
     words = "|".join(load_words()[kind].split())
-    if kind in ("findings", "harmless"):
+    if kind in ("findings", "harmless", "disease"):
         return re.compile(words, re.IGNORECASE)
     return re.compile(rf"(?<!\w)(?:{words})" + (r"(?!\w)" if kind == "denials" else ""), re.IGNORECASE)
 

@@ -16,6 +16,7 @@ from climb_model.intake.reports.side_words import (
     is_history,
     load_words,
     mentions,
+    says_normal,
 )
 
 NO_TEXT = "the report is empty"
@@ -58,13 +59,53 @@ class _Unit:
     """`left`, `right`, `both` of a heading such as `Rechte Mamma:`, else empty."""
 
 
+@dataclass
+class _Carry:
+    """The side of the sentence before."""
+
+    side: str = ""
+    holds: bool = False
+    """Whether a finding that follows without a side is of this one."""
+
+    in_summary: bool = False
+    under_heading: bool = False
+    found: set[str] = field(default_factory=set[str])
+    """Sides with a finding so far."""
+
+    def take(self, unit: _Unit, parts: list[Part], found: set[str]) -> None:
+        """Go on to the next sentence.
+
+        Args:
+            unit: a sentence or heading.
+            parts: its clauses.
+            found: sides of the findings in it.
+        """
+        self.side = parts[-1][1]
+        self.found |= found
+        named = bool(mentions(unit.text))
+        if unit.side:
+            self.holds = self.under_heading = True
+            return
+        self.under_heading = self.under_heading and not named
+        if self.side not in OPPOSITE or len({side for _, side in parts}) > 1:
+            self.holds = False
+        elif self.in_summary:
+            self.holds = self.under_heading
+        elif self.side in self.found:
+            self.holds = True
+        else:
+            self.holds = (self.holds or named) and not says_normal(unit.text)
+
+
 def split_report(text: str) -> SplitReport:
     """Divide a report about both breasts.
 
     A side counts for its sentence and for those that follow, until another side, a section heading
-    (`Beurteilung:`) or `beidseits`. Sentences before the first side, and the sections on technique and
-    history, are kept in both. A sentence with both sides is divided into its clauses. The same headings
-    under both sides (`Rechts: Befund: ... Links: Befund: ...`) belong to that side.
+    (`Beurteilung:`) or `beidseits`. It does not count for a finding that follows `Links unauffällig`, a
+    sentence about both sides, or a summary's sentence: that may be of the other side. Sentences before the
+    first side, and the sections on technique and history, are kept in both. A sentence with both sides is
+    divided into its clauses. The same headings under both sides (`Rechts: Befund: ... Links: Befund: ...`)
+    belong to that side.
 
     Returns:
         Every word of the text is in one of the two or in both, in the order of the text. Nothing is
@@ -95,20 +136,23 @@ def _assigned(units: list[_Unit]) -> list[Part] | str:
     """
     resets = _resets(units)
     assigned: list[Part] = []
-    carry = section = ""
+    carry = _Carry()
+    section = ""
     for place, unit in enumerate(units):
         if place in resets:
-            carry, section = "", unit.section
+            carry.side, section = "", unit.section
+            carry.in_summary = section == "summary"
         if section == "common" and not unit.side and _stays_common(units[place:]):
             parts = [(unit.text, "both")]
         else:
             section = "" if section == "common" else section
-            parts = divide(unit.text, carry)
+            parts = divide(unit.text, carry.side)
             if isinstance(parts, str):
                 return parts
-            if any(not side and asserts_finding(part) for part, side in parts):
+            found = {side for part, side in parts if asserts_finding(part)}
+            if "" in found or (found and not carry.holds and not mentions(unit.text)):
                 return FINDING_WITHOUT_SIDE
-            carry = parts[-1][1]
+            carry.take(unit, parts, found)
         if unit.section:
             parts = [(f"\n{parts[0][0]}", parts[0][1]), *parts[1:]]
         assigned += parts

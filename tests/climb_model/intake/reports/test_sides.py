@@ -35,6 +35,21 @@ DIVIDED = {
         "Linksseitig kein Herd.",
         "In der rechten Brust zeigt sich eine Zyste. Diese ist glatt.",
     ),
+    "a finding goes on": (
+        "Rechts: Zyste oben außen. Diese misst 8 mm. Kein weiterer Herd. Narbe innen. Links unauffällig.",
+        "Links unauffällig.",
+        "Rechts: Zyste oben außen. Diese misst 8 mm. Kein weiterer Herd. Narbe innen.",
+    ),
+    "a part without findings": (
+        "Rechts: Haut unauffällig. Zyste oben. Links: Keine Hautverdickung. Herd innen.",
+        "Links: Keine Hautverdickung. Herd innen.",
+        "Rechts: Haut unauffällig. Zyste oben.",
+    ),
+    "headings of both and in the summary": (
+        "Beidseits: Zysten. Beurteilung:\nRechts: Zysten. Narbe.\nLinks: Zysten. BI-RADS 2.",
+        "Beidseits: Zysten.\nBeurteilung: Links: Zysten. BI-RADS 2.",
+        "Beidseits: Zysten.\nBeurteilung: Rechts: Zysten. Narbe.",
+    ),
     "clauses, side first": ("Rechts Zyste, links Karzinom.", "links Karzinom.", "Rechts Zyste."),
     "clauses, side last": (
         "Zyste rechts, 8 mm, und Karzinom links, 12 mm.",
@@ -157,6 +172,17 @@ REFUSED = {
     "Multiple Herde. Rechts frei. Links frei.": FINDING_WITHOUT_SIDE,
     "Rechts Zyste. Links frei. Beurteilung: BI-RADS 5.": FINDING_WITHOUT_SIDE,
     "Rechts Karzinom. Links frei. Zusammenfassend Karzinom.": FINDING_WITHOUT_SIDE,
+    "Linke Mamma: Herd 22 mm. Rechte Mamma: unauffällig. Sicherung des Karzinoms empfohlen.": (
+        FINDING_WITHOUT_SIDE
+    ),
+    "Links: Karzinom. Rechts: unauffällig. Der Herd ist 22 mm groß.": FINDING_WITHOUT_SIDE,
+    "Links: Karzinom. Rechts: Kein Malignom. Axilla frei. Der Herd misst 2 cm.": FINDING_WITHOUT_SIDE,
+    "Links Karzinom, rechts o. B. Der Herd ist 22 mm groß.": FINDING_WITHOUT_SIDE,
+    "Links: Karzinom. Rechts: BI-RADS 1. Der Herd misst 2 cm.": FINDING_WITHOUT_SIDE,
+    "Rechts > links Drüsengewebe. Suspekter Herd 9 mm. Links unauffällig.": FINDING_WITHOUT_SIDE,
+    "Beidseits Zysten. Suspekter Herd 9 mm retromamillär.": FINDING_WITHOUT_SIDE,
+    "Zyste rechts, Karzinom links. Fibroadenom oben.": FINDING_WITHOUT_SIDE,
+    "Befund: Rechts frei. Links Herd. Beurteilung: Rechts BI-RADS 2. Karzinom, 12 mm.": FINDING_WITHOUT_SIDE,
 }
 
 
