@@ -44,12 +44,9 @@ def _add_import(tool: Tool) -> None:
     parser.add_argument(
         "--motion",
         choices=("none", "rigid", "deformable", "convexadam"),
-        default="none",
         help="correct motion between the phases before subtraction; none unless told",
     )
-    parser.add_argument(
-        "--workers", type=whole_number(1), default=2, metavar="N", help="processes; 2 unless told"
-    )
+    parser.add_argument("--workers", type=whole_number(1), metavar="N", help="processes; 2 unless told")
     parser.add_argument("--replace", action="store_true", help="import exams anew that are there already")
     parser.add_argument("--show-files", action="store_true", help="list the files left out, on this screen")
     kind = parser.add_mutually_exclusive_group()
@@ -74,6 +71,13 @@ def _add_import(tool: Tool) -> None:
     )
 
 
+_UNUSED = {
+    "series": ("reports", "mapping", "motion", "workers", "replace", "show_files"),
+    "parquet": ("reports", "mapping", "motion", "workers"),
+}
+"""Options of `import` that a kind of source has no use for."""
+
+
 def _series(text: str) -> tuple[str, str | None]:
     sequence, equals, description = text.partition("=")
     if not sequence or (equals and not description):
@@ -86,6 +90,10 @@ def _import(arguments: argparse.Namespace) -> int:
     for option, needs in (("id", "series"), ("institution", "parquet"), ("make_reports", "parquet")):
         if vars(arguments)[option] and not vars(arguments)[needs]:
             raise UsageError(f"--{option.replace('_', '-')} goes with --{needs}")
+    for mode, unused in _UNUSED.items():
+        for option in unused if vars(arguments)[mode] else ():
+            if vars(arguments)[option] not in (None, False):
+                raise UsageError(f"--{option.replace('_', '-')} does not go with --{mode}")
     os.umask(0o027)  # what is written is for the site's own users only
     if arguments.series is not None:
         return _import_series(arguments, source)
@@ -110,8 +118,8 @@ def _import_exams(arguments: argparse.Namespace, source: Path, show: Progress) -
     options = ImportOptions(
         mapping=load_mapping(arguments.mapping),
         reports=arguments.reports,
-        motion=arguments.motion,
-        workers=arguments.workers,
+        motion=arguments.motion or "none",
+        workers=arguments.workers or 2,
         replace=arguments.replace,
     )
     return import_site(source, arguments.site, options, nifti=arguments.nifti, on_progress=show)
@@ -121,10 +129,11 @@ def _import_parquet(arguments: argparse.Namespace, source: Path, show: Progress)
     from climb_model.intake.parquet.challenge import import_parquet
 
     return import_parquet(
-        sorted(source.rglob("*.parquet")),
+        source,
         arguments.site,
         make_reports=arguments.make_reports,
         institution=arguments.institution or "",
+        replace=arguments.replace,
         on_exam=partial(show, "importing exams"),
     )
 

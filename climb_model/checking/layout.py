@@ -11,6 +11,7 @@ from climb_model.checking.result import Finding, found
 from climb_model.data.folders import sequence_files
 from climb_model.data.tables import folded
 from climb_model.intake.parquet.made_marker import MARKER
+from climb_model.intake.parquet.source import SOURCE
 
 ODELIA, UKA = "odelia", "uka"
 SIDES = ("_left", "_right")
@@ -126,7 +127,7 @@ def _strangers(
     there = [path for path in folder.iterdir() if path.name not in PARTS]
     for name in ("metadata", "metadata_unilateral"):
         tables = folder / name
-        there += [path for path in _list(tables) if path.name not in (*TABLES, MARKER)]
+        there += [path for path in _list(tables) if path.name not in (*TABLES, MARKER, SOURCE)]
     there += [path for path in _list(folder / "data_unilateral") if not path.is_dir()]
     there += [path for name in IMAGES for path in _list(folder / name) if path.name.startswith(".")]
     for path in folders.values():

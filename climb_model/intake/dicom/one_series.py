@@ -12,11 +12,12 @@ from climb_model.atomic import write_atomic
 from climb_model.data.exam import DataError
 from climb_model.intake.dicom.headers import Scan, collect
 from climb_model.intake.dicom.stacks import all_stacks, read_voxels
-from climb_model.intake.forgotten import REASON, is_forgotten
+from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.pseudonym import exam_id as pseudonym_of
 from climb_model.intake.pseudonym import require_number, site_key
 from climb_model.intake.sequences.native import nifti_bytes
 from climb_model.intake.study import Series, SeriesError, Stack, Study
+from climb_model.lock import only_process
 
 OTHER_SERIES = "another series"
 
@@ -83,10 +84,14 @@ def import_series(
 
     Raises:
         DataError: one line saying why nothing was imported.
+        LockedError: if another process works in the site's folder.
     """
+    from climb_model.intake.importer import check_folders
+
     _check_name("sequence", sequence)
     if exam_id is not None:
         _check_name("exam id", exam_id)
+    check_folders(dicom_dir, site_dir)
     found = collect(dicom_dir)
     study, chosen = _choose(found, series)
     num_files = len({frame.path for frame in chosen.frames})
@@ -100,11 +105,13 @@ def import_series(
         ) from None
     if exam_id is None:
         require_number(study)
-    name = exam_id or pseudonym_of(study, site_key(site_dir))
-    if is_forgotten(site_dir, name):
-        raise DataError(f"exam '{name}' was {REASON}", public=f"the exam was {REASON}")
-    path = site_dir / "data" / name / f"{sequence}.nii.gz"
-    _write(path, nifti_bytes(voxels, stack.geometry.affine))
+    (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
+        name = exam_id or pseudonym_of(study, site_key(site_dir))
+        if is_forgotten(site_dir, name):
+            raise DataError(f"exam '{name}' was {REASON}", public=f"the exam was {REASON}")
+        path = site_dir / "data" / name / f"{sequence}.nii.gz"
+        _write(path, nifti_bytes(voxels, stack.geometry.affine))
     return ImportReport(
         exam_id=name,
         sequence=sequence,

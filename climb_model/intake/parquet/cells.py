@@ -41,7 +41,7 @@ def array_of(cell: Any) -> np.ndarray:
         found: object = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError):
         raise SeriesError("bytes that are no .npy array") from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iuf":
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iuf" or not found.size:
         raise SeriesError("values that are no real numbers")
     return found
 

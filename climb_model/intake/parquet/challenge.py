@@ -17,16 +17,28 @@ from climb_model.data.tables import folded, whole_number
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.parquet.made_marker import read_reports, write_marker
-from climb_model.intake.parquet.rows import AFFINE, IMAGE, Row, heavy_cells, light_rows, of_institution
+from climb_model.intake.parquet.rows import (
+    AFFINE,
+    IMAGE,
+    Row,
+    find_files,
+    heavy_cells,
+    light_rows,
+    of_institution,
+)
+from climb_model.intake.parquet.source import claim, row_digest
 from climb_model.intake.parquet.volumes import write_volume
 from climb_model.intake.pseudonym import site_key
 from climb_model.intake.reports.site_tables import ExamRow, assign_split, write_tables
-from climb_model.intake.sequences.native import PROVENANCE
+from climb_model.intake.sequences.native import PROVENANCE, read_provenance
 from climb_model.intake.study import LeftOut, SeriesError
 from climb_model.lock import only_process
 from climb_model.made_by import made_by
 
 UNILATERAL = "data_unilateral"
+
+CHANGED = "the exam is there already, made of another image; --replace imports it anew"
+_LEFTOVERS = (".unfinished", ".old")
 
 Progress = Callable[[int, int], None]
 """Called with how many rows are done, and of how many."""
@@ -36,11 +48,12 @@ _SEQUENCES = re.compile(r"Pre|Post_[0-9]{1,3}|Sub|Sub_[0-9]{1,3}|T2")
 
 
 def import_parquet(
-    paths: Sequence[Path],
+    source: Path,
     site_dir: Path,
     *,
     make_reports: bool,
     institution: str = "",
+    replace: bool = False,
     on_exam: Progress | None = None,
 ) -> ImportResult:
     """Write one institution's rows as `data_unilateral/<UID>/` and tables into a site's folder.
@@ -48,28 +61,41 @@ def import_parquet(
     The columns are UID, Institution, PatientID, Age, Split, Fold, Lesion, and `Image_<sequence>` with
     `Affine_<sequence>`. The index axes of an image are the columns of its affine, in this order. UIDs and
     patients are public pseudonyms and stay as they are. Rows are read one at a time: a file may be larger
-    than the memory. A breast that an earlier import finished is not read again.
+    than the memory. Of a breast that an earlier import finished one image is read, to see whether it is
+    still the same; if it is not, volumes and table rows stay as they are and the breast is listed.
 
     Args:
-        paths: parquet files.
+        source: folder of parquet files.
+        site_dir: the site's folder, made if missing.
         make_reports: give each breast with a class the German text of `made_reports`, marked as made in
             `metadata_unilateral/reports-made.json`. A text that is there and was not made stays.
         institution: name in the column Institution; needed where there are several.
+        replace: whether breasts that are there are made again.
 
     Raises:
-        DataError: no pyarrow, no file, a file or column that cannot be used, several institutions.
+        DataError: folders that cannot be used, no pyarrow, no file, a file or column that cannot be used,
+            several institutions, or another one than the site's folder holds.
         LockedError: if another process works in the folder.
     """
+    from climb_model.intake.importer import check_folders
+
+    check_folders(source, site_dir)
+    paths, outside = find_files(source)
     rows = of_institution(light_rows(paths), institution)
+    (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
+        claim(site_dir, rows[0].cells["Institution"])
+        _remove_drafts(site_dir)
         wanted, left_out = _usable(rows, site_dir)
-        done = {row.uid for row in wanted if (site_dir / UNILATERAL / row.uid / PROVENANCE).is_file()}
-        made, faults = _write_exams([row for row in wanted if row.uid not in done], site_dir, on_exam)
+        done, changed = (set[str](), []) if replace else _present(wanted, site_dir)
+        others = {entry.study for entry in changed}
+        jobs = [row for row in wanted if row.uid not in done | others]
+        made, faults = _write_exams(jobs, site_dir, on_exam)
         there = [row for row in wanted if row.uid in done | made]
         told, unclear = _table_rows(there, site_dir, make_reports=make_reports)
         written = write_tables(site_dir, told)
         num_made = write_marker(site_dir)
-        entries = (*left_out, *faults, *unclear, *written.left_out)
+        entries = (*outside, *left_out, *changed, *faults, *unclear, *written.left_out)
         write_report(site_dir, entries)
     reports = read_reports(site_dir)
     notices = (f"{num_made} reports are made from Lesion; nobody wrote them",) if num_made else ()
@@ -103,6 +129,30 @@ def _usable(rows: Sequence[Row], site_dir: Path) -> tuple[list[Row], list[LeftOu
         else:
             wanted.append(row)
     return wanted, left_out
+
+
+def _remove_drafts(site_dir: Path) -> None:
+    """Remove what an import left that was killed; under the lock there is no other."""
+    for ending in _LEFTOVERS:
+        for draft in (site_dir / UNILATERAL).glob(f".*{ending}"):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _present(rows: Sequence[Row], site_dir: Path) -> tuple[set[str], list[LeftOut]]:
+    """UIDs that an earlier import made of the same image, and those that it made of another."""
+    earlier = {
+        row.uid: provenance
+        for row in rows
+        if (provenance := read_provenance(site_dir / UNILATERAL / row.uid)) is not None
+    }
+    done: set[str] = set()
+    changed: list[LeftOut] = []
+    for row, cells in heavy_cells([row for row in rows if row.uid in earlier], one_image=True):
+        if earlier[row.uid].get("source") == row_digest(cells):
+            done.add(row.uid)
+        else:
+            changed.append(LeftOut(what="exam", reason=CHANGED, study=row.uid, num_files=0))
+    return done, changed
 
 
 def _write_exams(
@@ -144,10 +194,18 @@ def _write_exam(cells: Mapping[str, Any], folder: Path) -> None:
                     raise SeriesError(f"{sequence}: {error}") from None
         if not files:
             raise SeriesError("no image in its row")
-        record = {"program": made_by()["version"], "source_format": "ODELIA parquet", "files": files}
+        record = {
+            "program": made_by()["version"],
+            "source_format": "ODELIA parquet",
+            "source": row_digest(cells),
+            "files": files,
+        }
         write_text_atomic(draft / PROVENANCE, json.dumps(record, indent=1, sort_keys=True) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)  # without provenance: of a killed import
+        old = folder.with_name(f".{folder.name}.old")
+        if folder.exists():
+            folder.rename(old)
         draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 from climb_model.data.exam import DataError
 from climb_model.data.tables import folded
+from climb_model.intake.study import LeftOut
 
+OUTSIDE = "a link that leads out of the folder"
 IMAGE, AFFINE = "image_", "affine_"
 """How the columns of a sequence begin, in folded form."""
 
@@ -30,6 +32,22 @@ class Row:
     @property
     def uid(self) -> str:
         return self.cells["UID"]
+
+
+def find_files(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The parquet files below a folder, and links out of it, which are not read."""
+    root = folder.resolve()
+    paths = [path for path in sorted(folder.rglob("*.parquet")) if path.is_symlink() or not path.is_dir()]
+    outside = [path for path in paths if not _inside(path, root)]
+    inside = [path for path in paths if path not in outside and path.is_file()]
+    return inside, [LeftOut(what="file", reason=OUTSIDE, path=path) for path in outside]
+
+
+def _inside(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def _fault(fact: str, path: Path | None = None, detail: str = "") -> DataError:
@@ -114,10 +132,14 @@ def of_institution(rows: Sequence[Row], institution: str) -> list[Row]:
     return chosen
 
 
-def heavy_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
+def heavy_cells(rows: Sequence[Row], *, one_image: bool = False) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Each row with its image and affine cells under their folded column names, one row in memory at a time.
 
     Row groups without a wanted row are not read.
+
+    Args:
+        rows: those wanted.
+        one_image: read the columns of `first_image` only.
 
     Raises:
         DataError: a damaged file.
@@ -126,6 +148,9 @@ def heavy_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
         wanted = {row.place: row for row in rows if row.path == path}
         file = _open(path)
         heavy = [name for name in file.schema_arrow.names if folded(name).startswith((IMAGE, AFFINE))]
+        if one_image:
+            first = first_image(map(folded, heavy))
+            heavy = [name for name in heavy if folded(name).removeprefix(IMAGE).removeprefix(AFFINE) == first]
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
@@ -135,3 +160,13 @@ def heavy_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
                     if place in wanted:
                         yield wanted[place], {folded(name): batch.column(name)[0] for name in heavy}
             start = end
+
+
+def first_image(columns: Iterable[str]) -> str:
+    """The sequence whose image stands for its row: `pre`, else the first in the alphabet.
+
+    Args:
+        columns: folded names.
+    """
+    names = sorted(name.removeprefix(IMAGE) for name in columns if name.startswith(IMAGE))
+    return "pre" if "pre" in names else names[0]

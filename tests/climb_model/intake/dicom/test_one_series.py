@@ -24,7 +24,9 @@ from pydicom.uid import (
 
 from climb_model.data.exam import DataError
 from climb_model.intake.dicom.one_series import ImportReport, import_series
+from climb_model.intake.forgotten import SITE_LOCK
 from climb_model.intake.pseudonym import pseudonym
+from climb_model.lock import LockedError, only_process
 
 ROWS, COLUMNS, SLICES = 6, 5, 4
 ROW_MM, COLUMN_MM, SLICE_MM = 0.9, 0.7, 2.5
@@ -216,7 +218,7 @@ def test_without_any_number_an_exam_id_is_asked_for(tmp_path: Path) -> None:
     dicom = save(tmp_path / "in", *slices)
     assert "give an exam id" in refusal(dicom, tmp_path / "site").public
     assert load(dicom, tmp_path / "site", exam_id="E-1").exam_id == "E-1"
-    assert not (tmp_path / "site" / "private").exists()
+    assert not (tmp_path / "site" / "private" / "pseudonym.key").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../Pre", "a/b", "a b", ".hidden", "x" * 65, "Prä"])
@@ -227,6 +229,27 @@ def test_a_name_that_could_be_a_path_is_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(DataError, match="exam id must be"):
         import_series(dicom, tmp_path / "site", sequence="Pre", series=None, exam_id=name)
     assert not (tmp_path / "site").exists()
+
+
+def test_nothing_is_written_beyond_the_sites_folder(tmp_path: Path) -> None:
+    dicom = save(tmp_path / "in", *stack())
+    site, away = tmp_path / "site", tmp_path / "away"
+    site.mkdir()
+    away.mkdir()
+    (site / "data").symlink_to(away)
+    with pytest.raises(DataError, match="is a symbolic link"):
+        load(dicom, site)
+    with pytest.raises(DataError, match="one inside the other"):
+        load(dicom, dicom / "site")
+    assert list(away.iterdir()) == []
+    assert not (dicom / "site").exists()
+
+
+def test_one_import_at_a_time(tmp_path: Path) -> None:
+    dicom = save(tmp_path / "in", *stack())
+    with only_process(tmp_path / "site" / SITE_LOCK, what="imports"), pytest.raises(LockedError):
+        load(dicom, tmp_path / "site")
+    assert load(dicom, tmp_path / "site").path.is_file()
 
 
 # What is skipped and chosen

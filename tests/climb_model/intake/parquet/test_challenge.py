@@ -17,10 +17,12 @@ from climb_model.data.exam import DataError
 from climb_model.data.folders import read_site
 from climb_model.data.made_reports import MADE
 from climb_model.data.nifti import read_nifti
+from climb_model.intake.forgotten import SITE_LOCK
 from climb_model.intake.parquet import challenge
 from climb_model.intake.parquet import rows as parquet_rows
 from climb_model.intake.parquet.challenge import import_parquet
 from climb_model.intake.parquet.made_marker import MARKER
+from climb_model.lock import LockedError, only_process
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -52,13 +54,16 @@ def table(num: int = 3, **columns: list[Any]) -> dict[str, Any]:
 
 
 def store(path: Path, content: dict[str, Any], kinds: dict[str, Any] | None = None, **how: Any) -> Path:
+    """Write a file in the folder `public` beside the sites."""
+    path = path.parent / "public" / path.name
+    path.parent.mkdir(exist_ok=True)
     columns = {name: pa.array(cells, (kinds or {}).get(name)) for name, cells in content.items()}
     pq.write_table(pa.table(columns), path, **how)
     return path
 
 
 def run(path: Path, site: Path, **how: Any) -> Any:
-    return import_parquet([path], site, **{"make_reports": False, **how})
+    return import_parquet(path.parent, site, **{"make_reports": False, **how})
 
 
 def rows(site: Path, name: str) -> list[dict[str, str]]:
@@ -187,7 +192,7 @@ def test_a_sequence_without_an_image_is_absent_and_other_columns_are_no_sequence
 def test_a_uid_that_is_no_name_of_a_breast_is_left_out(tmp_path: Path, uid: str) -> None:
     result = run(store(tmp_path / "a.parquet", table(1, UID=[uid])), tmp_path / "UKA")
     assert [entry.reason for entry in result.entries] == ["a UID that is no <ID>_left or <ID>_right"]
-    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "UKA"}
+    assert {path.name for path in tmp_path.iterdir()} == {"public", "UKA"}
 
 
 def test_rows_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
@@ -255,7 +260,7 @@ def test_made_reports_are_marked_and_written_ones_stay(tmp_path: Path) -> None:
 # Again, and interrupted
 
 
-def test_a_repeated_import_reads_no_image_and_changes_no_byte(
+def test_a_repeated_import_makes_no_image_and_changes_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, site = store(tmp_path / "a.parquet", table()), tmp_path / "UKA"
@@ -292,29 +297,98 @@ def test_row_groups_and_files_are_read_one_after_the_other(tmp_path: Path) -> No
     other = table(1, UID=["b_left"], PatientID=["b"], Image_Pre=[voxels(77).tolist()])
     store(tmp_path / "b.parquet", other)
     site = tmp_path / "UKA"
-    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    assert import_parquet(paths, site, make_reports=False).num_imported == 5
+    assert import_parquet(tmp_path / "public", site, make_reports=False).num_imported == 5
     np.testing.assert_array_equal(image(site, "001_right", "Pre").voxels, voxels(30))
     np.testing.assert_array_equal(image(site, "b_left", "Pre").voxels, voxels(77))
+
+
+def test_other_images_change_nothing_unless_they_are_to_replace(tmp_path: Path) -> None:
+    path, site = store(tmp_path / "a.parquet", table()), tmp_path / "UKA"
+    run(path, site)
+    before = {each: each.read_bytes() for each in site.rglob("*") if each.is_file()}
+    images = [voxels(number).tolist() for number in (0, 99, 20)]
+    other = table(Image_Pre=images, Lesion=[0, 2, 2])
+    result = run(store(path.parent.parent / "a.parquet", other), site, make_reports=False)
+    assert [(entry.study, entry.reason) for entry in result.entries] == [("000_right", challenge.CHANGED)]
+    assert (result.num_imported, result.num_present) == (0, 2)
+    del before[site / "import-report.csv"]
+    assert {each: each.read_bytes() for each in before} == before
+    result = run(path, site, replace=True)
+    assert (result.num_imported, result.entries) == (3, ())
+    np.testing.assert_array_equal(image(site, "000_right", "Pre").voxels, voxels(99))
+    assert [row["Lesion"] for row in rows(site, "annotation")] == ["0", "2", "2"]
+    assert len(list((site / "data_unilateral").iterdir())) == 3
+
+
+def test_another_affine_is_another_image_and_another_way_of_storing_is_not(tmp_path: Path) -> None:
+    site = tmp_path / "UKA"
+    run(store(tmp_path / "a.parquet", table(1)), site)
+    stored = table(1, Image_Pre=[npy(voxels(0))], Affine_Pre=[AFFINE.ravel().tolist()])
+    assert run(store(tmp_path / "a.parquet", stored), site).entries == ()
+    moved = table(1, Affine_Pre=[(AFFINE + np.diag([0, 0, 0.5, 0])).tolist()])
+    (entry,) = run(store(tmp_path / "a.parquet", moved), site).entries
+    assert entry.reason == challenge.CHANGED
+
+
+def test_a_site_holds_one_institution(tmp_path: Path) -> None:
+    site = tmp_path / "UKA"
+    run(store(tmp_path / "a.parquet", table(1)), site)
+    other = store(tmp_path / "a.parquet", table(1, UID=["9_left"], Institution=["RUMC"]))
+    with pytest.raises(DataError, match="holds another institution, 'UKA'") as caught:
+        run(other, site)
+    assert "UKA" not in caught.value.public
+    assert [row["UID"] for row in rows(site, "split")] == ["000_left"]
+
+
+def test_nothing_is_written_or_read_beyond_the_folders(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.parquet", table(1))
+    site, away = tmp_path / "UKA", tmp_path / "away"
+    site.mkdir()
+    away.mkdir()
+    (site / "data_unilateral").symlink_to(away)
+    with pytest.raises(DataError, match="is a symbolic link"):
+        run(path, site)
+    with pytest.raises(DataError, match="one inside the other"):
+        run(path, path.parent / "site")
+    assert list(away.iterdir()) == []
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "out.parquet").symlink_to(path)
+    store(tmp_path / "b.parquet", table(1, UID=["b_left"])).rename(linked / "b.parquet")
+    (linked / "in.parquet").symlink_to("nowhere.parquet")
+    result = import_parquet(linked, tmp_path / "site", make_reports=False)
+    assert [(each.path, each.reason) for each in result.entries] == [
+        (linked / "out.parquet", "a link that leads out of the folder")
+    ]
+    assert [row["UID"] for row in rows(tmp_path / "site", "split")] == ["b_left"]
+
+
+def test_one_import_at_a_time(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.parquet", table(1))
+    with only_process(tmp_path / "UKA" / SITE_LOCK, what="imports"), pytest.raises(LockedError):
+        run(path, tmp_path / "UKA")
 
 
 # Files that cannot be used
 
 
 def test_unusable_files_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
     with pytest.raises(DataError, match=r"no \.parquet file in the folder"):
-        import_parquet([], tmp_path / "UKA", make_reports=False)
-    (tmp_path / "text.parquet").write_bytes(b"UID;Institution\n" * 100)
+        import_parquet(public, tmp_path / "UKA", make_reports=False)
+    (public / "text.parquet").write_bytes(b"UID;Institution\n" * 100)
     with pytest.raises(DataError, match="a file is no parquet, or damaged"):
-        run(tmp_path / "text.parquet", tmp_path / "UKA")
-    store(tmp_path / "light.parquet", {"UID": ["1_left"]})
+        run(public / "text.parquet", tmp_path / "UKA")
+    (public / "text.parquet").unlink()
+    light = store(tmp_path / "light.parquet", {"UID": ["1_left"]})
     with pytest.raises(DataError, match="wanted the columns UID and Image_<sequence>"):
-        run(tmp_path / "light.parquet", tmp_path / "UKA")
+        run(light, tmp_path / "UKA")
     monkeypatch.setattr(parquet_rows, "find_spec", lambda _: None)
     with pytest.raises(
         DataError, match=r"pyarrow is not installed; pip install 'climb-federated\[parquet\]'"
     ):
-        run(tmp_path / "light.parquet", tmp_path / "UKA")
+        run(light, tmp_path / "UKA")
 
 
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
