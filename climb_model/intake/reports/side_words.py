@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-import yaml
+from climb_model.intake.reports.statements import asserts_finding, content_words, word_pattern
 
 OPPOSITE = {"left": "right", "right": "left"}
 NO_REFERENCE = "the text says 'the other side' where no side was named before"
@@ -98,50 +96,6 @@ def divide(sentence: str, carry: str) -> list[Part] | str:
     return groups if isinstance(groups, str) else _shared(groups)
 
 
-def is_history(text: str) -> bool:
-    """Whether a text tells of the past or of the reason for the exam, or asks."""
-    return text.rstrip().endswith("?") or _pattern("history").search(text) is not None
-
-
-def asserts_finding(text: str) -> bool:
-    """Whether a text names a finding without denying it, asking for it or telling of the past."""
-    if is_history(text):
-        return False
-    denied = False
-    for clause in re.split(r"[;,](?!\d)|(?<!\w)(aber|jedoch|sondern|dagegen|hingegen)(?!\w)", text):
-        if clause in ("aber", "jedoch", "sondern", "dagegen", "hingegen"):
-            denied = False
-            continue
-        rest = _pattern("harmless").sub(" ", clause or "")
-        denied = denied or bool(_pattern("denials").search(rest))
-        if _pattern("findings").search(rest) and not denied:
-            return True
-        if re.search(r"bi-?rads\D{0,25}[456]", rest, re.IGNORECASE):
-            return True
-    return False
-
-
-def says_normal(text: str) -> bool:
-    """Whether a text says of a whole breast that there is nothing: `Links unauffällig`, `Kein Herd`.
-
-    `Haut unauffällig` is about a part of it, and a finding may follow.
-    """
-    if asserts_finding(text) or is_history(text):
-        return False
-    if re.search(r"bi-?rads\D{0,25}1(?!\d)", text, re.IGNORECASE):
-        return True
-    rest = _pattern("harmless").sub(" ", text)
-    denial = _pattern("denials").search(rest)
-    if denial is None:
-        return False
-    if _pattern("disease").search(rest):
-        # `Karzinom nicht sichtbar`, but not `Läsion mit fehlender Anreicherung`
-        return _pattern("disease").search(rest, denial.start()) is not None or "fehlende" not in rest.lower()
-    bare = _mention_pattern(with_birads=False).sub(" ", _pattern("denials").sub(" ", rest))
-    whole = frozenset(f"{load_words()['breast']} {load_words()['whole']}".split())
-    return not [word for word in _content(bare) if word not in whole]
-
-
 @dataclass
 class _Group:
     """Clauses about one side."""
@@ -174,7 +128,7 @@ def _groups(sentence: str, named: Sequence[Mention]) -> list[_Group] | str:
         if len(sides) > 1 and "both" not in sides:
             return NOT_DIVIDED
         side = "both" if len(sides) > 1 else inside[0].side
-        trails = not _content(sentence[inside[-1].end : end])
+        trails = not content_words(sentence[inside[-1].end : end])
         if loose and groups:
             if groups[-1].trails and trails and asserts_finding(loose):
                 return NOT_DIVIDED
@@ -201,11 +155,11 @@ def _pieces(sentence: str, named: Sequence[Mention]) -> list[tuple[int, int]]:
     pieces: list[tuple[int, int]] = []
     for start, end in pairwise(edges):
         inside = [one for one in named if start <= one.start < end]
-        leads = len(inside) > 1 and not _content(sentence[start : inside[0].start])
+        leads = len(inside) > 1 and not content_words(sentence[start : inside[0].start])
         # `Rechts Zyste links Karzinom`
-        if leads and all(_content(sentence[a.end : b.start]) for a, b in pairwise(inside)):
+        if leads and all(content_words(sentence[a.end : b.start]) for a, b in pairwise(inside)):
             inner = [start, *(one.start for one in inside[1:]), end]
-            if _content(sentence[inside[-1].end : end]):
+            if content_words(sentence[inside[-1].end : end]):
                 pieces += pairwise(inner)
                 continue
         pieces.append((start, end))
@@ -215,12 +169,12 @@ def _pieces(sentence: str, named: Sequence[Mention]) -> list[tuple[int, int]]:
 def _shared(groups: Sequence[_Group]) -> list[Part] | str:
     """Clauses without a noun, as `4 links` in `BI-RADS 2 rechts, 4 links`, share the first one's nouns."""
     parts = [(_closed(group.text, last=group is groups[-1]), group.side) for group in groups]
-    if all(_content(group.bare) for group in groups) or groups[0].side == "both":
+    if all(content_words(group.bare) for group in groups) or groups[0].side == "both":
         return parts
     first = groups[0]
     number = re.search(r"\d", first.bare)
-    nouns = _content(first.bare[: number.start()] if number else first.bare) or _content(first.bare)
-    if not nouns or (number and _pattern("denials").search(first.text)):
+    nouns = content_words(first.bare[: number.start()] if number else first.bare) or content_words(first.bare)
+    if not nouns or (number and word_pattern("denials").search(first.text)):
         return NOT_DIVIDED
     shared: list[Part] = []
     place = 0
@@ -264,7 +218,9 @@ def _is_pair(sentence: str, first: Mention, second: Mention) -> bool:
 
 def _states(text: str) -> bool:
     return bool(
-        _pattern("findings").search(text) or _pattern("denials").search(text) or re.search(r"\d", text)
+        word_pattern("findings").search(text)
+        or word_pattern("denials").search(text)
+        or re.search(r"\d", text)
     )
 
 
@@ -274,19 +230,13 @@ def _is_elsewhere(sentence: str, one: Mention) -> bool:
         return False
     adverb = sentence[one.start : one.end].casefold() in ("rechts", "links")
     between = r"\s" if adverb else r"\s(?:\w+\s)?"
-    organ = _pattern("elsewhere").pattern
+    organ = word_pattern("elsewhere").pattern
     after = re.compile(rf"{between}(?:{organ})", re.IGNORECASE).match(sentence, one.end)
     return bool(after or re.search(rf"(?:{organ})\w{{0,30}}\s$", _before(sentence, one.start), re.IGNORECASE))
 
 
 def _before(sentence: str, end: int) -> str:
     return sentence[max(0, end - _LOOK_BACK) : end]
-
-
-def _content(text: str) -> list[str]:
-    """Words that say something: no numbers, units, places or particles."""
-    few = frozenset(load_words()["elliptic"].split())
-    return [word for word in _WORD.findall(text.lower()) if word not in few and not word[0].isdigit()]
 
 
 @cache
@@ -301,18 +251,3 @@ def _mention_pattern(with_birads: bool) -> re.Pattern[str]:
         kinds.append(rf"(?P<{side}>(?i:{word})|{mark}|{nouns}{number})")
     kinds += [rf"(?P<both>(?i:{_BOTH}))", rf"(?P<other>(?i:{_OTHER}))"]
     return re.compile("|".join(kinds))
-
-
-@cache
-def _pattern(kind: str) -> re.Pattern[str]:
-    words = "|".join(load_words()[kind].split())
-    if kind in ("findings", "harmless", "disease"):
-        return re.compile(words, re.IGNORECASE)
-    return re.compile(rf"(?<!\w)(?:{words})" + (r"(?!\w)" if kind == "denials" else ""), re.IGNORECASE)
-
-
-@cache
-def load_words() -> dict[str, Any]:
-    """The content of `wording/sides.yaml`."""
-    path = Path(__file__).with_name("wording") / "sides.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))

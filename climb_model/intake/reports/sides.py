@@ -8,16 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from climb_model.data.sentences import split_sentences
-from climb_model.intake.reports.side_words import (
-    OPPOSITE,
-    Part,
-    asserts_finding,
-    divide,
-    is_history,
-    load_words,
-    mentions,
-    says_normal,
-)
+from climb_model.intake.reports.side_words import OPPOSITE, Part, divide, mentions
+from climb_model.intake.reports.statements import asserts_finding, is_history, load_words, says_normal
 
 NO_TEXT = "the report is empty"
 NO_SIDE = "the text names findings but no side"
