@@ -1,4 +1,4 @@
-"""Where stacks lie to each other: the same grid, the same plane, one within the other."""
+"""Where stacks lie to each other: the same grid, slices or plane, one within the other."""
 
 from __future__ import annotations
 
@@ -24,6 +24,23 @@ def same_grid(one: Stack, other: Stack) -> bool:
     )
     apart = corners @ (one.geometry.affine - other.geometry.affine).T
     return float(np.abs(apart).max()) <= SAME_GRID_MM
+
+
+def same_slices(one: Stack, other: Stack) -> bool:
+    """Whether the slices of two stacks are of one pile: more than half of the smaller one's are in both."""
+    slices, others = one.geometry.shape[0], other.geometry.shape[0]
+    if one.geometry.shape[1:] != other.geometry.shape[1:]:
+        return False
+    size = np.array((*other.geometry.shape[:0:-1], max(slices, others)))  # column, row, slice
+    turned = (one.geometry.affine[:3, :3] - other.geometry.affine[:3, :3]) * size
+    if float(np.abs(turned).max()) > SAME_GRID_MM:
+        return False
+    moved = other.geometry.affine[:3, 3] - one.geometry.affine[:3, 3]
+    index = np.linalg.solve(one.geometry.affine[:3, :3], moved)
+    shift = round(float(index[2]))
+    apart = one.geometry.affine[:3, :3] @ (index - (0, 0, shift))
+    shared = min(slices, shift + others) - max(0, shift)
+    return float(np.abs(apart).max()) <= SAME_GRID_MM and 2 * shared > min(slices, others)
 
 
 def plane(stack: Stack) -> str:

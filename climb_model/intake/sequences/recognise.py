@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from climb_model.intake.dicom.kinds import no_slice, not_acquired
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.sequences.dynamic import Dynamic, find_dynamic
 from climb_model.intake.sequences.grid import same_grid
+from climb_model.intake.sequences.lost import check_lost
 from climb_model.intake.sequences.mapped_dynamic import mapped_dynamic
 from climb_model.intake.sequences.patterns import matches
 from climb_model.intake.sequences.runs import seconds_after
-from climb_model.intake.sequences.series_words import family, unwanted, weighting
+from climb_model.intake.sequences.series_words import unwanted, weighting
 from climb_model.intake.sequences.t2 import ANOTHER, choose_t2
 from climb_model.intake.study import LeftOut, SeriesError, Stack, Study
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raised whenever other volumes than before may be chosen."""
 
 
@@ -51,7 +51,7 @@ def name_stacks(study: Study, stacks: Sequence[Stack], mapping: SeriesMapping) -
         raise SeriesError(f"no MR volume among the {len(study.series)} series of this study")
     found = _sort(stacks, mapping)
     dynamic = _dynamic(found, mapping)
-    _check_lost(study, stacks, dynamic)
+    check_lost(study, stacks, _may_be_phases(found, mapping), dynamic, by_mapping=_names_all(mapping))
     sequences = {name: stack for name, (_, stack) in dynamic.named.items()}
     how = {
         name: f"phase {place} of {dynamic.num_phases}: {dynamic.how}"
@@ -136,28 +136,16 @@ def _dynamic(found: _Sorted, mapping: SeriesMapping) -> Dynamic:
     return find_dynamic(several, mapping.pre_phases)
 
 
-def _check_lost(study: Study, stacks: Sequence[Stack], dynamic: Dynamic) -> None:
-    """Where each phase is a series of its own, a damaged one must not move the others forward.
+def _may_be_phases(found: _Sorted, mapping: SeriesMapping) -> list[Stack]:
+    """Volumes among which phases of the dynamic series are looked for."""
+    patterns = mapping.dynamic + mapping.Pre + mapping.Post
+    named = [stack for stack in found.free if matches(stack.series, patterns) and not unwanted(stack)]
+    return named if _names_all(mapping) else [*found.t1, *found.unknown, *named]
 
-    Raises:
-        SeriesError: a series named like the phases gave no volume, and was not acquired after them all.
-    """
-    uids = {stack.series.uid for stack in dynamic.stacks}
-    if len(uids) == 1:
-        return
-    read = {stack.series.uid for stack in stacks}
-    families = {family(stack.series) for stack in dynamic.stacks}
-    for series in study.series:
-        if series.uid in read or family(series) not in families:
-            continue
-        if all(no_slice(frame) or not_acquired(frame) for frame in series.frames):
-            continue
-        last, first = dynamic.stacks[-1], series.frames[0]
-        if last.time_s is None or first.acquired_s is None or first.acquired_s <= last.time_s:
-            raise SeriesError(
-                "a series named like the phases of the dynamic one could not be read; "
-                "which phase is missing is not known"
-            )
+
+def _names_all(mapping: SeriesMapping) -> bool:
+    """Whether the mapping file names all phases of the dynamic series."""
+    return bool(mapping.dynamic or (mapping.Pre and mapping.Post))
 
 
 def _left_out(

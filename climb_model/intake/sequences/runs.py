@@ -30,7 +30,12 @@ def seconds_after(first: Stack, second: Stack) -> float | None:
         return None
     if first.series.uid != second.series.uid and first.time_from not in CLOCKS:
         return None
-    return (second.time_s - first.time_s + DAY_S / 2) % DAY_S - DAY_S / 2
+    return seconds_between(first.time_s, second.time_s)
+
+
+def seconds_between(first_s: float, second_s: float) -> float:
+    """Seconds from one time of day to another, within half a day."""
+    return (second_s - first_s + DAY_S / 2) % DAY_S - DAY_S / 2
 
 
 def in_time(stacks: Sequence[Stack]) -> list[Stack]:

@@ -174,6 +174,11 @@ def told_phase(series: Series) -> int | None:
     return 0 if calls(series) == frozenset({"pre"}) else None
 
 
+def tells_minutes(series: Series) -> bool:
+    """Whether the number in the description is a time (`KM 3 min`)."""
+    return any(re.fullmatch(r"\d*(min|sec|s)", word) for word in words(series.description))
+
+
 def family(series: Series) -> frozenset[str]:
     """The words of the description without those that differ between the phases of one dynamic series."""
     differing = rf"{_PRE}|{_POST}|{_DYNAMIC}|{_WITHOUT}|{_NUMBERED}\d*|\d{{1,2}}|min|sec|s"

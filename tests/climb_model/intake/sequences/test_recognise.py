@@ -293,6 +293,192 @@ def test_a_damaged_series_of_one_phase_does_not_move_the_others_forward(lost: in
         name_stacks(whole, left, RULES)
 
 
+def without_edge(stacks: list[Stack], edge: str) -> list[Stack]:
+    """The same volumes short of their first or last slice."""
+    affine = stacks[0].geometry.affine.copy()
+    if edge == "first":
+        affine[:3, 3] += affine[:3, 2]
+    slices, rows, columns = stacks[0].geometry.shape
+    geometry = replace(stacks[0].geometry, affine=affine, shape=(slices - 1, rows, columns))
+    kept = slice(1, None) if edge == "first" else slice(0, -1)
+    return [replace(stack, frames=stack.frames[kept], geometry=geometry) for stack in stacks]
+
+
+PHASE_NAMES = {
+    "alike": ["t1_fl3d_tra_dyn"] * 4,
+    "called": ["t1_fl3d_pre", "t1_fl3d_post1", "t1_fl3d_post2", "t1_fl3d_post3"],
+    "numbered": [f"Ph{number}/ t1 vibrant" for number in range(1, 5)],
+    "other words": ["T1 nativ", "T1 KM 1", "T1 KM 2", "T1 KM 3"],
+}
+
+
+@pytest.mark.parametrize("edge", ["first", "last"])
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (0, 1)])
+@pytest.mark.parametrize("texts", list(PHASE_NAMES))
+def test_a_phase_without_its_edge_slice_moves_no_other_phase(
+    texts: str, lost: tuple[int, ...], edge: str
+) -> None:
+    phases = [volumes(text, time) for time, text in enumerate(PHASE_NAMES[texts])]
+    for number in lost:
+        phases[number] = without_edge(phases[number], edge)
+    try:
+        found = minutes(name(*phases))
+    except SeriesError:
+        return
+    assert len(lost) == 2  # two phases of each grid: the first two are a dynamic series too
+    assert found == {"Pre": 0, "Post_1": 1}
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_reason_for_an_edge_slice_is_told(lost: int) -> None:
+    phases = [volumes("t1_fl3d_tra_dyn", time) for time in range(4)]
+    phases[lost] = without_edge(phases[lost], "last")
+    assert "a T1 volume with a part of its slices: slices of a phase are missing or damaged" in refusal(
+        *phases
+    )
+
+
+def test_edge_slices_that_differ_between_phases_are_refused() -> None:
+    phases = [volumes("t1_fl3d_tra_dyn", time) for time in range(4)]
+    shifted = [without_edge(phases[0], "first"), *(without_edge(one, "last") for one in phases[1:])]
+    assert "a part of its slices" in refusal(*shifted)
+
+
+def test_a_phase_of_which_three_slices_are_left_is_missed() -> None:
+    phases = [volumes("t1_fl3d_tra_dyn", time) for time in range(4)]
+    for _ in range(5):
+        phases[1] = without_edge(phases[1], "last")
+    assert "a part of its slices" in refusal(*phases)
+
+
+def test_a_last_phase_without_its_edge_slice_moves_none() -> None:
+    phases = [volumes("t1_fl3d_tra_dyn", time) for time in range(4)]
+    phases[3] = without_edge(phases[3], "last")
+    assert minutes(name(*phases)) == {"Pre": 0, "Post_1": 1, "Post_2": 2}
+
+
+def test_pre_without_its_edge_slice_beside_a_whole_series_is_refused() -> None:
+    native = without_edge(volumes("t1_fl3d_tra nativ", 1), "first")
+    posts = volumes("t1_fl3d_tra dyn KM", 3, 4, 5)
+    assert "a part of its slices" in refusal(native, posts)
+
+
+def test_t1_of_another_field_of_view_or_spacing_or_echo_time_does_no_harm() -> None:
+    phases = [volumes("t1_fl3d_tra_dyn", time, echo=2.0) for time in range(1, 5)]
+    wide, thick, moved = AXIAL.copy(), AXIAL.copy(), AXIAL.copy()
+    wide[0, 0], thick[2, 2], moved[2, 3] = -1.2, 3.0, 1.0
+    others = [
+        volumes("t1_fl3d_tra", 0, echo=2.0, slices=SLICES - 1, affine=affine, protocol=str(number))
+        for number, affine in enumerate((wide, thick, moved))
+    ]
+    longer = volumes("t1_fl3d_tra", 0, echo=5.0, slices=SLICES - 1)
+    named = name(*phases, *others, longer)
+    assert minutes(named) == {"Pre": 1, "Post_1": 2, "Post_2": 3, "Post_3": 4}
+    assert reasons(named) == ["a T1 volume beside the dynamic series"] * 4
+
+
+def test_an_earlier_dynamic_series_with_fewer_slices_does_no_harm() -> None:
+    first = [without_edge(volumes("t1_fl3d_tra_dyn", time), "last") for time in range(3)]
+    again = [volumes("t1_fl3d_tra_dyn", 20 + time) for time in range(3)]
+    assert minutes(name(*first, *again)) == {"Pre": 20, "Post_1": 21, "Post_2": 22}
+
+
+def test_a_mapping_file_that_names_pre_and_post_settles_it() -> None:
+    other = without_edge(volumes("t1_fl3d_tra", 0), "last")
+    phases = [volumes("t1_vibe_a", 1), volumes("t1_vibe_b", 2), volumes("t1_vibe_b", 3)]
+    assert "a part of its slices" in refusal(other, *phases[:1], *[volumes("t1_vibe_a", 4)])
+    mapping = SeriesMapping(Pre=("t1_vibe_a",), Post=("t1_vibe_b",))
+    assert minutes(name(other, *phases, mapping=mapping)) == {"Pre": 1, "Post_1": 2, "Post_2": 3}
+    phases[1] = without_edge(phases[1], "last")
+    assert "a part of its slices" in refusal(other, *phases, volumes("t1_vibe_b", 5), mapping=mapping)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Ph2/ t1 vibrant", "Ph3/ t1 vibrant", "Ph4/ t1 vibrant"),
+        ("Ph1/ t1 vibrant", "Ph2/ t1 vibrant", "Ph4/ t1 vibrant"),
+        ("T1 nativ", "T1 KM 2", "T1 KM 3"),
+        ("T1 vibe", "T1 vibe post 2", "T1 vibe post 3"),
+    ],
+)
+def test_phase_numbers_with_a_gap_are_refused(texts: tuple[str, ...]) -> None:
+    phases = [volumes(text, time) for time, text in enumerate(texts)]
+    assert "phase numbers in the descriptions of the dynamic series have a gap" in refusal(*phases)
+
+
+@pytest.mark.parametrize(
+    "texts", [("T1 fl3d", "T1 fl3d dyn 2", "T1 fl3d dyn 3"), ("T1 nativ", "T1 KM 2 min")]
+)
+def test_phase_numbers_that_count_on_are_no_gap(texts: tuple[str, ...]) -> None:
+    assert len(name(*(volumes(text, time) for time, text in enumerate(texts))).sequences) == len(texts)
+
+
+def with_tag(stacks: list[Stack], keyword: str, numbers: tuple[int | None, ...]) -> list[Stack]:
+    return [
+        replace(stack, frames=tuple(replace(one, **{keyword: number}) for one in stack.frames))
+        for stack, number in zip(stacks, numbers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("keyword", ["temporal_position", "acquisition_number"])
+@pytest.mark.parametrize(
+    ("numbers", "whole"),
+    [
+        ((1, 2, 3), True),
+        ((0, 1, 2), True),
+        ((1, 1, 1), True),
+        ((1, None, None), True),
+        ((2, 3, 4), False),
+        ((1, 3, 4), False),
+        ((1, 2, 4), False),
+    ],
+)
+def test_numbers_of_phases_in_tags_must_count_on(
+    numbers: tuple[int | None, ...], whole: bool, keyword: str, apart: bool
+) -> None:
+    stacks = volumes("t1_fl3d_dyn", 1, 2, 3)
+    if apart:
+        stacks = [stack for time in (1, 2, 3) for stack in volumes("t1_fl3d_dyn", time)]
+    tagged = with_tag(stacks, keyword, numbers)
+    if whole:
+        assert len(name(tagged).sequences) == 3
+    else:
+        assert f"{keyword.replace('_', ' ')}s of the dynamic series have a gap" in refusal(tagged)
+
+
+def test_acquisition_numbers_that_are_the_scans_of_the_exam_tell_nothing() -> None:
+    stacks = [stack for time in (1, 2, 3) for stack in volumes("t1_fl3d_dyn", time)]
+    tagged = with_tag(stacks, "acquisition_number", (7, 8, 10))
+    scans = [
+        replace(stack, series=replace(stack.series, number=100 * number + 1))
+        for stack, number in zip(tagged, (7, 8, 10), strict=True)
+    ]
+    assert len(name(scans).sequences) == 3
+    assert "acquisition numbers" in refusal(tagged)
+
+
+def test_contrast_told_for_all_phases_and_not_for_a_volume_beside_is_refused() -> None:
+    phases = [volumes("t1_fl3d_dyn", time, contrast=True) for time in (2, 3, 4)]
+    assert "a contrast agent is told for all phases" in refusal(volumes("t1_vibe", 1), *phases)
+    assert len(name(volumes("t1_vibe", 5), *phases).sequences) == 3
+
+
+@pytest.mark.parametrize(("lost", "imported"), [(1, False), (3, True)])
+def test_a_damaged_phase_is_missed_over_midnight(lost: int, imported: bool) -> None:
+    midnight = (86_400 - START_S) / 60
+    times = (midnight - 10, midnight - 2, 1 - START_S / 60, 3 - START_S / 60)
+    phases = [volumes("t1_fl3d_dyn", time) for time in times]
+    whole = study([stack for group in phases for stack in group])
+    left = [stack for number, group in enumerate(phases) if number != lost for stack in group]
+    if imported:
+        assert len(name_stacks(whole, left, RULES).sequences) == 3
+        return
+    with pytest.raises(SeriesError, match="named like the phases of the dynamic one could not be read"):
+        name_stacks(whole, left, RULES)
+
+
 # Repeats and rivals
 
 
