@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from climb_model.data.exam import SPLITS
+from climb_model.intake.pseudonym import exam_id, patient_id
 from climb_model.intake.reports.redact import redact
 from climb_model.intake.reports.sides import split_report
 from climb_model.intake.reports.site_tables import ExamRow, assign_split
@@ -22,14 +24,39 @@ class ExamTexts:
     """Makes the rows of exams and counts what it took out of their texts. Raw numbers stay in memory."""
 
     def __init__(
-        self, table: ReportTable | None, studies: Collection[Study], *, key: bytes, shares: Shares
+        self,
+        table: ReportTable | None,
+        studies: Collection[Study],
+        *,
+        key: bytes,
+        shares: Shares,
+        splits: Mapping[str, str] | None = None,
+        earlier: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
-        self._table = None if table is None else table.knowing(studies)
+        """Join a table to the studies of an import.
+
+        Args:
+            table: of the hospital, or None without one.
+            studies: all of the import.
+            key: the site's key.
+            shares: of the splits.
+            splits: patients' pseudonyms to their split in the site's tables.
+            earlier: patients' pseudonyms to their exams that the site holds, as `exams_of_patients` reads
+                them: a table without dates may mean any of a patient's exams.
+        """
+        if table is not None:
+            table = replace(table, earlier=_earlier_studies(studies, earlier or {}, key)).knowing(studies)
+        self._table = table
         self._key = key
         self._shares = shares
+        self._known = splits or {}
         self._splits: dict[str, str] = {}
         self.redacted: Counter[str] = Counter()
         self.left_out: list[LeftOut] = []
+
+    def unmatched(self, studies: Collection[Study]) -> tuple[str, ...]:
+        """What of the table and of the import's studies did not come together, in words."""
+        return () if self._table is None else self._table.unmatched(studies).notices
 
     def learn_split(self, study: Study, patient: str) -> None:
         """Note the split that the table gives a patient: it holds for all exams of hers."""
@@ -61,8 +88,12 @@ class ExamTexts:
         lesions = {**(told or {}), **report.lesions}
         texts = self._texts(report, study, exam)
         drawn, fold = assign_split(patient, self._key, self._shares)
-        chosen = report.split or self._splits.get(patient) or split or drawn
+        chosen = report.split or self._splits.get(patient) or self._known.get(patient) or split or drawn
         assert chosen in SPLITS, "checked where it was read"
+        known = self._known.get(patient, chosen)
+        if chosen != known:
+            moved = f"its split is {chosen} now, as the report table says; it was {known}"
+            self.left_out.append(LeftOut(what="notice", reason=moved, study=exam, num_files=0))
         rows: list[ExamRow] = []
         for side in sides:
             uid = f"{exam}_{side}"
@@ -111,3 +142,14 @@ class ExamTexts:
         if divided.unsplit:
             self.left_out.append(LeftOut(what="report", reason=divided.unsplit, study=exam, num_files=0))
         return {"left": divided.left, "right": divided.right}
+
+
+def _earlier_studies(
+    studies: Collection[Study], earlier: Mapping[str, frozenset[str]], key: bytes
+) -> dict[str, int]:
+    """Raw patient number to how many exams of hers the site holds that are not of this import."""
+    imported = {exam_id(study, key) for study in studies}
+    patients = {study.patient for study in studies} - {""}
+    return {
+        patient: len(earlier.get(patient_id(patient, key), frozenset()) - imported) for patient in patients
+    }

@@ -99,6 +99,20 @@ def assign_split(
     return ("val", 0) if place < shares[0] + shares[1] else ("test", 0)
 
 
+def exams_of_patients(site_dir: Path) -> dict[str, frozenset[str]]:
+    """Pseudonym of each patient in annotation.csv to her exams.
+
+    Raises:
+        DataError: a table that is there but cannot be read, or lacks a column.
+    """
+    name = "annotation.csv"
+    table = _load(site_dir / FOLDER / name, COLUMNS[name], site_dir.resolve().name)
+    exams: dict[str, set[str]] = {}
+    for uid, patient in zip(table.cells("UID"), table.cells("PatientID"), strict=True):
+        exams.setdefault(patient, set()).add(uid.rpartition("_")[0])
+    return {patient: frozenset(each) for patient, each in exams.items()}
+
+
 def write_tables(site_dir: Path, rows: Sequence[ExamRow]) -> Written:
     """Merge rows into annotation.csv, split.csv and reports.csv by UID.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from climb_model.data.exam import SPLITS, DataError
 from climb_model.data.tables import Row, column_places, folded, site_fault
 from climb_model.intake.mapping import ReportMapping
 from climb_model.intake.reports.cells import is_rounded, report_lines, tidy_date, tidy_number
+from climb_model.intake.reports.numbers import NumberIndex, is_same_number
 from climb_model.intake.study import Study
 from configs.errors import SettingsError
 
 NO_ROW = "no row in the report table"
 SEVERAL_STUDIES = "the patient has several studies and the report table no column of dates"
+OTHER_PATIENT = "the report table has another patient for this accession number"
 BAD_SIDE = "a row of the report table is about neither the left nor the right breast"
 
 _NUMBERS = ("accession", "patient")
@@ -65,37 +67,6 @@ class Unmatched:
     """The same in words, without identifiers."""
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Where a number stands in the table."""
-
-    rows: dict[str, list[int]]
-    bare: dict[str, list[str]]
-    """Number without leading zeros to the numbers of the table."""
-
-    @staticmethod
-    def of(cells: Iterable[str]) -> _Index:
-        rows: dict[str, list[int]] = {}
-        bare: dict[str, list[str]] = {}
-        for place, cell in enumerate(cells):
-            if cell and cell not in rows:
-                bare.setdefault(cell.lstrip("0"), []).append(cell)
-            if cell:
-                rows.setdefault(cell, []).append(place)
-        return _Index(rows, bare)
-
-    def find(self, key: str, known: Counter[str]) -> tuple[list[int], bool]:
-        """The rows of a number, and whether it was found only without its leading zeros.
-
-        That is tried only if neither the table nor the import has a second number like it.
-        """
-        if key in self.rows:
-            return self.rows[key], False
-        bare = key.lstrip("0")
-        near = self.bare.get(bare, []) if bare else []
-        return (self.rows[near[0]], True) if len(near) == 1 and known[bare] <= 1 else ([], False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReportTable:
     """The rows of a report table; nothing of them shows in its repr."""
@@ -107,14 +78,17 @@ class ReportTable:
     num_rounded: int
     """Numbers that Excel may have rounded."""
 
-    accessions: _Index = field(repr=False)
-    patients: _Index = field(repr=False)
+    accessions: NumberIndex = field(repr=False)
+    patients: NumberIndex = field(repr=False)
     known_accessions: Counter[str] = field(default_factory=Counter[str], repr=False)
     known_patients: Counter[str] = field(default_factory=Counter[str], repr=False)
     """How many different numbers of the import are the same without leading zeros."""
 
     studies_of: Counter[str] = field(default_factory=Counter[str], repr=False)
-    """Patient to how many studies of hers are imported."""
+    """Patient to how many studies of hers there are, in the import and before."""
+
+    earlier: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
+    """Patient to how many further studies of hers earlier imports have left."""
 
     @property
     def fields(self) -> frozenset[str]:
@@ -132,7 +106,7 @@ class ReportTable:
             self,
             known_accessions=Counter(key.lstrip("0") for key in {study.accession for study in studies}),
             known_patients=Counter(key.lstrip("0") for key in {study.patient for study in studies}),
-            studies_of=Counter(study.patient for study in studies),
+            studies_of=Counter(study.patient for study in studies) + Counter(self.earlier),
         )
 
     def for_study(self, *, accession: str, patient: str, date: str) -> StudyReport | str:
@@ -172,8 +146,11 @@ class ReportTable:
     def _find(self, accession: str, patient: str, date: str) -> tuple[list[int] | str, bool]:
         """Rows of a study or a reason, and whether leading zeros had to be dropped."""
         rows, by_zeros = self.accessions.find(accession, self.known_accessions)
-        if rows:
+        agrees = all(is_same_number(self.rows[row]["patient"], patient) for row in rows)
+        if rows and agrees:
             return rows, by_zeros
+        if rows and not by_zeros:
+            return OTHER_PATIENT, False
         rows, by_zeros = self.patients.find(patient, self.known_patients)
         if self.mapping.date:
             rows = [row for row in rows if date and self.rows[row]["date"] == date]
@@ -213,7 +190,8 @@ class ReportTable:
 def read_report_table(path: Path, mapping: ReportMapping, *, site: str) -> ReportTable:
     """Read a report table: CSV (`,`, `;`, tabulator) or Excel, with the columns of the mapping.
 
-    Where both numbers have columns, the patient number counts for rows without an accession number.
+    Where both numbers have columns, the patient number counts for rows without an accession number, and
+    must agree in the others.
 
     Raises:
         SettingsError: a mapping that names no number, or mixes the three forms of a table.
@@ -229,8 +207,8 @@ def read_report_table(path: Path, mapping: ReportMapping, *, site: str) -> Repor
         mapping=mapping,
         rows=tuple(rows),
         num_rounded=sum(is_rounded(row[kind]) for row in rows for kind in _NUMBERS),
-        accessions=_Index.of(row["accession"] for row in rows),
-        patients=_Index.of("" if row["accession"] else row["patient"] for row in rows),
+        accessions=NumberIndex.of(row["accession"] for row in rows),
+        patients=NumberIndex.of("" if row["accession"] else row["patient"] for row in rows),
     )
 
 

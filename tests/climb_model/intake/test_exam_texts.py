@@ -8,8 +8,9 @@ import pytest
 
 from climb_model.intake.exam_texts import ExamTexts
 from climb_model.intake.mapping import ReportMapping
-from climb_model.intake.reports.site_tables import FOLDER, ExamRow, write_tables
-from climb_model.intake.reports.table import read_report_table
+from climb_model.intake.pseudonym import exam_id, patient_id
+from climb_model.intake.reports.site_tables import FOLDER, ExamRow, exams_of_patients, write_tables
+from climb_model.intake.reports.table import SEVERAL_STUDIES, read_report_table
 from climb_model.intake.study import Study
 
 SIDES = ("left", "right")
@@ -70,3 +71,22 @@ def test_a_report_that_cannot_be_told_clears_the_earlier_one(tmp_path: Path, con
     assert tables(tmp_path)[1].count("\n") == 3
     write_tables(tmp_path, rows_of(tmp_path, content, one_text))
     assert tables(tmp_path)[1] == "UID,Report\n"
+
+
+def test_without_dates_an_earlier_exam_of_the_patient_counts(tmp_path: Path) -> None:
+    path, key = tmp_path / "t.csv", bytes(32)
+    path.write_text("Pat,T\n7,Rechts Zyste. Links frei.\n", encoding="utf-8")
+    table = read_report_table(path, ReportMapping(patient="Pat", text="T"), site="A")
+
+    def imported(one: Study) -> ExamTexts:
+        earlier = exams_of_patients(tmp_path)
+        texts = ExamTexts(table, [one], key=key, shares=(1.0, 0.0, 0.0), earlier=earlier)
+        write_tables(tmp_path, texts.rows(one, exam_id(one, key), patient_id(one.patient, key), SIDES))
+        return texts
+
+    for _ in range(2):
+        assert imported(study("1")).left_out == []
+    again = imported(study("2"))
+    assert again.left_out[0].reason == SEVERAL_STUDIES
+    assert "1 studies have no report" in again.unmatched([study("2")])
+    assert tables(tmp_path)[1].count("\n") == 3

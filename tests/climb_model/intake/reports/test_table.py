@@ -15,6 +15,7 @@ from climb_model.intake.mapping import ReportMapping
 from climb_model.intake.reports.table import (
     BAD_SIDE,
     NO_ROW,
+    OTHER_PATIENT,
     SEVERAL_STUDIES,
     ReportTable,
     StudyReport,
@@ -133,6 +134,19 @@ def test_a_row_of_another_accession_number_is_not_lent_by_patient(table: Write) 
     read = table("Nr,Pat,Befund\n1,7,a\n,8,b\n", mapping)
     assert find(read, "2", "7") == NO_ROW
     assert find(read, "2", "8") == StudyReport(whole="b")
+
+
+def test_both_numbers_must_be_of_one_patient(table: Write) -> None:
+    mapping = ReportMapping(accession="Nr", patient="Pat", text="Befund")
+    read = table("Nr,Pat,Befund\n100,12,a\n200,,b\n300,12,c\n300,13,c\n", mapping)
+    assert find(read, "100", "0012") == StudyReport(whole="a")
+    assert find(read, "100", "") == StudyReport(whole="a")
+    assert find(read, "100", "0340") == OTHER_PATIENT
+    assert find(read, "200", "0340") == StudyReport(whole="b")
+    assert find(read, "300", "12") == OTHER_PATIENT
+    # the number of another patient, not a lost zero
+    assert find(read, "00100", "0340") == NO_ROW
+    assert find(read, "00100", "0012") == StudyReport(whole="a")
 
 
 def test_lost_leading_zeros_are_mended_only_if_clear(table: Write) -> None:
