@@ -15,6 +15,7 @@ from climb_model.data.exam import DataError
 from climb_model.data.nifti import Image, read_nifti, read_phases, read_phases_header
 from climb_model.data.nifti_header import NiftiError, NiftiHead
 from climb_model.intake.mapping import SeriesMapping
+from climb_model.intake.nifti.folders import ONE_BREAST, OUTSIDE, SIDES, check_layout, find_volumes, inside
 from climb_model.intake.nifti.names import VolumeName, name_files
 from climb_model.intake.nifti.tables import ExamFacts, read_facts
 from climb_model.intake.pseudonym import keyed_digest
@@ -22,14 +23,12 @@ from climb_model.intake.sequences.native import nifti_bytes
 from climb_model.intake.study import LeftOut, SeriesError, Study
 from climb_model.made_by import made_by
 
-_ENDINGS = (".nii.gz", ".nii")
-_SIDES = ("_left", "_right")
 _FEWEST = 2
 """Voxels along each axis: a single slice is no volume of a breast."""
 
-OUTSIDE = "a link that leads out of the folder"
-DEEPER = "below an exam's own folder; wanted one folder an exam"
-ONE_BREAST = "one breast already: it needs no import"
+NEEDED = ("Pre", "Post_1")
+"""Without one of them an exam cannot be used."""
+
 NO_PLACE = "its position is not told: the affine is the identity, which converters write for want of one"
 
 
@@ -58,6 +57,9 @@ class NiftiExam:
     files: dict[str, NiftiVolume] = field(repr=False)
     """`Pre`, `Post_1` ..., `T2`."""
 
+    without: dict[str, str] = field(default_factory=dict)
+    """Sequences whose file cannot be used, to the reason."""
+
     laterality: str = ""
     """Always empty: whether both breasts are in view is seen in the image."""
 
@@ -85,33 +87,41 @@ def find_exams(folder: Path, mapping: SeriesMapping) -> NiftiSource:
 
     Raises:
         DataError: no exam folder, one breast a folder already, files without exam folders, or tables that
-            cannot be used.
+            cannot be used, or a folder that cannot be read.
     """
+    try:
+        return _find_exams(folder, mapping)
+    except OSError as error:
+        fact = f"the folder cannot be read: {error.strerror}"
+        raise DataError(f"{fact} ({error.filename})", fact) from None
+
+
+def _find_exams(folder: Path, mapping: SeriesMapping) -> NiftiSource:
     root = folder / "data" if (folder / "data").is_dir() else folder
-    _check_layout(folder, root)
+    check_layout(folder, root)
     left_out: list[LeftOut] = []
     found: list[NiftiExam] = []
     facts = read_facts(folder / "metadata", site=folder.resolve().name)
     for place in sorted(root.iterdir()):
         if place.name.startswith(".") or not place.is_dir():
             continue
-        if not _inside(place, folder):
+        if not inside(place, folder):
             left_out.append(LeftOut(what="exam", reason=OUTSIDE, path=place))
             continue
-        if place.name.endswith(_SIDES):
+        if place.name.endswith(SIDES):
             left_out.append(LeftOut(what="exam", reason=ONE_BREAST, path=place))
             continue
-        paths, without = _volumes(place, folder)
-        left_out += without
+        paths, others = find_volumes(place, folder)
+        left_out += others
         if not paths:
             continue
         try:
-            files, without = _name(paths, mapping)
+            files, without, others = _name(paths, mapping)
         except SeriesError as error:
             left_out.append(LeftOut(what="exam", reason=str(error), path=place, num_files=len(paths)))
             continue
-        left_out += without
-        found.append(_exam(place.name, files, facts.exams.get(place.name, ExamFacts())))
+        left_out += others
+        found.append(_exam(place.name, files, without, facts.exams.get(place.name, ExamFacts())))
     if not found and not left_out:
         fact = "no NIfTI file in a folder of its own exam"
         raise DataError(f"{fact} ({root})", fact)
@@ -137,19 +147,26 @@ def files_digest(exam: NiftiExam, key: bytes) -> str:
     """Keyed digest of the files' contents and of what each was taken for.
 
     Of a gzip file its first 4 KB and its last 8 bytes stand for the rest: CRC-32 and length of the content.
+    A file that cannot be read has a digest of its own, and is told when it is copied.
     """
     parts: list[str] = []
     for name, volume in sorted(exam.files.items()):
-        with volume.path.open("rb") as file:
-            start = file.read(4096)
-            if start[:2] == b"\x1f\x8b":
-                file.seek(-8, 2)
-                content = hashlib.sha256(start + file.read()).hexdigest()
-            else:
-                file.seek(0)
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            content = _content_digest(volume.path)
+        except OSError:
+            content = "unreadable"
         parts += [name, str(volume.phase), content]
     return keyed_digest(key, "nifti", *parts)
+
+
+def _content_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4096)
+        if start[:2] == b"\x1f\x8b":
+            file.seek(-8, 2)
+            return hashlib.sha256(start + file.read()).hexdigest()
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_native_copy(exam: NiftiExam, folder: Path) -> dict[str, Any]:
@@ -159,10 +176,12 @@ def write_native_copy(exam: NiftiExam, folder: Path) -> dict[str, Any]:
     Integers stay what they are; a scaled image becomes float32.
 
     Raises:
-        SeriesError: a file that cannot be read.
+        SeriesError: Pre or Post_1 that cannot be read. Others that cannot are left out, with the reason
+            under `without`.
     """
     files: dict[str, Any] = {}
-    for name, image, volume in _images(exam):
+    without = dict(exam.without)
+    for name, image, volume in _images(exam, without):
         voxels = image.voxels.astype(image.voxels.dtype.newbyteorder("="), copy=False)
         if (image.slope, image.intercept) != (1.0, 0.0):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -177,72 +196,38 @@ def write_native_copy(exam: NiftiExam, folder: Path) -> dict[str, Any]:
             "shape": list(voxels.shape),
             "affine_from": "NIfTI header",
         }
-    return {"program": made_by()["version"], "source_format": "NIfTI", "files": files}
+    made = {"program": made_by()["version"], "source_format": "NIfTI"}
+    return {**made, "files": files, "without": without}
 
 
-def _images(exam: NiftiExam) -> Iterator[tuple[str, Image, NiftiVolume]]:
-    """Each file is read once, whatever sequences it holds."""
+def _images(exam: NiftiExam, without: dict[str, str]) -> Iterator[tuple[str, Image, NiftiVolume]]:
+    """Each file is read once, whatever sequences it holds; what cannot be read is added to `without`."""
     phases: tuple[Path, tuple[Image, ...]] | None = None
     for name, volume in exam.files.items():
         try:
             if volume.phase is None:
-                yield name, read_nifti(volume.path), volume
-                continue
-            if phases is None or phases[0] != volume.path:
-                phases = (volume.path, read_phases(volume.path))
-            yield name, phases[1][volume.phase], volume
+                image = read_nifti(volume.path)
+            else:
+                if phases is None or phases[0] != volume.path:
+                    phases = (volume.path, read_phases(volume.path))
+                if volume.phase >= len(phases[1]):
+                    raise NiftiError(f"{len(phases[1])} time points now, there were more")
+                image = phases[1][volume.phase]
         except NiftiError as error:
-            raise SeriesError(f"{name}: {error}") from None
-
-
-def _check_layout(folder: Path, root: Path) -> None:
-    if not folder.is_dir():
-        raise DataError(f"no such folder ({folder})", "no such folder")
-    names = [place.name for place in root.iterdir() if place.is_dir() and not place.name.startswith(".")]
-    sided = bool(names) and all(name.endswith(_SIDES) for name in names)
-    if sided or (root == folder and "data_unilateral" in names):
-        fact = "one breast a folder already: it needs no import"
-        raise DataError(f"{fact}; run climb-site check {folder}", fact)
-    if any(_is_nifti(path) for path in root.iterdir()):
-        fact = "NIfTI files beside the exam folders: wanted <ID>/<sequence>.nii.gz"
-        raise DataError(f"{fact} ({root})", fact)
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.casefold().endswith(_ENDINGS) and not path.name.startswith(".") and not path.is_dir()
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links in a circle
-        return False
-
-
-def _volumes(place: Path, folder: Path) -> tuple[dict[str, Path], list[LeftOut]]:
-    """Stem to path of an exam's files."""
-    paths: dict[str, Path] = {}
-    left_out: list[LeftOut] = []
-    for path in sorted(place.rglob("*")):
-        if not _is_nifti(path):
+            if name in NEEDED:
+                raise SeriesError(f"{name}: {error}") from None
+            without[name] = str(error)
             continue
-        stem = path.name[: -len(".nii.gz" if path.name.casefold().endswith(".gz") else ".nii")]
-        if path.parent != place:
-            left_out.append(LeftOut(what="file", reason=DEEPER, path=path))
-        elif not _inside(path, folder):
-            left_out.append(LeftOut(what="file", reason=OUTSIDE, path=path))
-        elif stem in paths:
-            left_out.append(LeftOut(what="file", reason="the same name with and without .gz", path=path))
-        else:
-            paths[stem] = path
-    return paths, left_out
+        yield name, image, volume
 
 
-def _name(paths: dict[str, Path], mapping: SeriesMapping) -> tuple[dict[str, NiftiVolume], list[LeftOut]]:
-    """The sequences among an exam's files, and what is none of them.
+def _name(
+    paths: dict[str, Path], mapping: SeriesMapping
+) -> tuple[dict[str, NiftiVolume], dict[str, str], list[LeftOut]]:
+    """The sequences among an exam's files, those whose file cannot be used, and what is none of them.
 
     Raises:
-        SeriesError: as `name_files`, or a file of a sequence that cannot be used.
+        SeriesError: as `name_files`, or a file of Pre or Post_1 that cannot be used.
     """
     heads: dict[str, NiftiHead] = {}
     faults: dict[str, str] = {}
@@ -255,13 +240,17 @@ def _name(paths: dict[str, Path], mapping: SeriesMapping) -> tuple[dict[str, Nif
         [VolumeName(stem, heads[stem].num_volumes if stem in heads else 1) for stem in paths], mapping
     )
     files: dict[str, NiftiVolume] = {}
+    without: dict[str, str] = {}
     for name, (stem, phase) in named.sequences.items():
         fault = faults.get(stem) or _fault(heads[stem])
-        if fault:
+        if fault and name in NEEDED:
             raise SeriesError(f"{name}: {fault}")
+        if fault:
+            without[name] = fault
+            continue
         files[name] = NiftiVolume(path=paths[stem], phase=phase, how=named.how[name])
     left_out = [LeftOut(what="file", reason=why, path=paths[stem]) for stem, why in named.left_out.items()]
-    return files, left_out
+    return files, without, left_out
 
 
 def _fault(head: NiftiHead) -> str:
@@ -272,11 +261,12 @@ def _fault(head: NiftiHead) -> str:
     return ""
 
 
-def _exam(raw_id: str, files: dict[str, NiftiVolume], facts: ExamFacts) -> NiftiExam:
+def _exam(raw_id: str, files: dict[str, NiftiVolume], without: dict[str, str], facts: ExamFacts) -> NiftiExam:
     return NiftiExam(
         raw_id=raw_id,
         patient=facts.patient,
         files=files,
+        without=without,
         lesions=facts.lesions,
         split=facts.split,
         age_days=facts.age_days,

@@ -10,9 +10,9 @@ from typing import Any
 
 from climb_model.data.exam import DataError
 from climb_model.data.tables import folded
+from climb_model.intake.nifti.folders import OUTSIDE, inside
 from climb_model.intake.study import LeftOut
 
-OUTSIDE = "a link that leads out of the folder"
 IMAGE, AFFINE = "image_", "affine_"
 """How the columns of a sequence begin, in folded form."""
 
@@ -36,18 +36,10 @@ class Row:
 
 def find_files(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     """The parquet files below a folder, and links out of it, which are not read."""
-    root = folder.resolve()
     paths = [path for path in sorted(folder.rglob("*.parquet")) if path.is_symlink() or not path.is_dir()]
-    outside = [path for path in paths if not _inside(path, root)]
-    inside = [path for path in paths if path not in outside and path.is_file()]
-    return inside, [LeftOut(what="file", reason=OUTSIDE, path=path) for path in outside]
-
-
-def _inside(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # links in a circle
-        return False
+    outside = [path for path in paths if not inside(path, folder)]
+    within = [path for path in paths if path not in outside and path.is_file()]
+    return within, [LeftOut(what="file", reason=OUTSIDE, path=path) for path in outside]
 
 
 def _fault(fact: str, path: Path | None = None, detail: str = "") -> DataError:

@@ -282,7 +282,7 @@ def test_a_folder_without_dicom_files_or_no_folder_is_refused(tmp_path: Path) ->
     (tmp_path / "in" / "a.txt").write_text("text")
     error = refusal(tmp_path / "in", tmp_path / "site")
     assert "no DICOM series found: 1 x not a DICOM file" in error.public
-    assert "DICOM folder is missing" in refusal(tmp_path / "nowhere", tmp_path / "site").public
+    assert "the folder to import is missing" in refusal(tmp_path / "nowhere", tmp_path / "site").public
 
 
 def test_one_of_several_series_must_be_named(tmp_path: Path) -> None:

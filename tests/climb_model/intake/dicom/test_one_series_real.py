@@ -81,7 +81,7 @@ def test_no_text_of_the_files_is_in_any_written_byte(tmp_path: Path) -> None:
     tags.save_as(dicom / f"{SECRET}.dcm")
     report = load(dicom, tmp_path / "site")
     written = [path for path in (tmp_path / "site").rglob("*") if path.is_file()]
-    assert len(written) == 2  # the volume and the key
+    assert len(written) == 3  # the volume, the key and the lock
     for path in written:
         content = path.read_bytes()
         content += gzip.decompress(content) if path.suffix == ".gz" else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -330,10 +331,71 @@ def test_a_scaled_or_byte_swapped_image_keeps_its_values(tmp_path: Path) -> None
 
 def test_a_damaged_file_is_the_exams_fault(tmp_path: Path) -> None:
     (exam,) = find_exams(odelia(tmp_path / "site"), RULES).exams
+    path = exam.files["Post_1"].path
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SeriesError, match="Post_1: truncated or damaged gzip stream"):
+        write_native_copy(exam, tmp_path / "out")
+
+
+def test_a_later_phase_or_t2_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None:
+    site = odelia(tmp_path / "site")
+    (site / "data" / "0042" / "T2.nii.gz").write_bytes(b"no image")
+    (exam,) = find_exams(site, RULES).exams
+    assert exam.without == {"T2": "no NIfTI header"}
     path = exam.files["Post_2"].path
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(SeriesError, match="Post_2: truncated or damaged gzip stream"):
+    provenance = write_native_copy(exam, tmp_path / "out")
+    assert set(provenance["files"]) == {"Pre", "Post_1"}
+    assert set(provenance["without"]) == {"T2", "Post_2"}
+    assert "truncated or damaged gzip stream" in provenance["without"]["Post_2"]
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["Post_1.nii.gz", "Pre.nii.gz"]
+
+
+def test_a_file_that_vanishes_is_told_and_no_traceback(tmp_path: Path) -> None:
+    (exam,) = find_exams(odelia(tmp_path / "site"), RULES).exams
+    whole = files_digest(exam, bytes(32))
+    exam.files["T2"].path.unlink()
+    assert files_digest(exam, bytes(32)) != whole
+    assert "No such file" in write_native_copy(exam, tmp_path / "out")["without"]["T2"]
+    exam.files["Pre"].path.unlink()
+    with pytest.raises(SeriesError, match="Pre: unreadable file: No such file"):
         write_native_copy(exam, tmp_path / "out")
+
+
+def test_a_file_that_lost_time_points_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "site" / "7" / "dyn.nii.gz", shape=(6, 5, 4, 4))
+    (exam,) = find_exams(tmp_path / "site", RULES).exams
+    save(path, shape=(6, 5, 4, 3))
+    assert write_native_copy(exam, tmp_path / "out")["without"] == {
+        "Post_3": "3 time points now, there were more"
+    }
+
+
+def test_an_exam_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = odelia(tmp_path / "site", ("0042", "0043"))
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("0042"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = find_exams(site, RULES)
+    assert [exam.raw_id for exam in source.exams] == ["0043"]
+    assert ("0042", "a folder that cannot be read") in reasons(source)
+
+
+def test_a_source_that_cannot_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = odelia(tmp_path / "site")
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="the folder cannot be read: Permission denied") as caught:
+        find_exams(site, RULES)
+    assert str(tmp_path) not in caught.value.public
 
 
 def test_the_digest_follows_contents_and_naming_not_time_or_place(tmp_path: Path) -> None:
