@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,3 +94,13 @@ def _length(path: Path) -> int:
         return path.stat().st_size
     except OSError:  # gone since its header was read: the import of its exam says so
         return -1
+
+
+def nothing_found(source: Path, left_out: Sequence[LeftOut]) -> DataError:
+    """Why there is nothing to import, and what may have been meant."""
+    counts: Counter[str] = Counter()
+    for each in left_out:
+        counts[each.reason] += each.num_files
+    fact = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(4)) or "it is empty"
+    hint = "; NIfTI volumes: --nifti" if next(source.rglob("*.nii*"), None) else ""
+    return DataError(f"import: no exam below {source}: {fact}{hint}", f"no exam to import: {fact}")

@@ -40,9 +40,9 @@ class ExamTexts:
             studies: all of the import.
             key: the site's key.
             shares: of the splits.
-            splits: patients' pseudonyms to their split in the site's tables.
             earlier: patients' pseudonyms to their exams that the site holds, as `exams_of_patients` reads
                 them: a table without dates may mean any of a patient's exams.
+            splits: patients' pseudonyms to the split that they have at the site; only a table moves them.
         """
         if table is not None:
             table = replace(table, earlier=_earlier_studies(studies, earlier or {}, key)).knowing(studies)

@@ -16,6 +16,10 @@ FILE = "import-report.csv"
 COLUMNS = ("what", "exam", "num_files", "reason")
 
 
+_ORDER = ("exam", "study", "phase", "report", "notice", "series", "file", "folder")
+"""What matters most comes first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImportResult:
     """An import in counts. The entries quote no tag, no name and no path but for the site's own screen."""
@@ -24,7 +28,10 @@ class ImportResult:
     """Exams made by this import."""
 
     num_present: int
-    """Exams that an earlier import had made of the same files."""
+    """Exams of an earlier import that stay."""
+
+    num_left_out: int
+    """Exams that are not there after this import."""
 
     num_breasts: int
     num_reports: int
@@ -55,18 +62,26 @@ def write_report(site_dir: Path, entries: Sequence[LeftOut]) -> Path:
 
 
 def result_lines(result: ImportResult, site_dir: Path) -> list[str]:
-    """What an admin reads when the import is done."""
+    """What an admin reads when the import is done: what is there, what is not and why, the rest in counts."""
+    reasons = {what: Counter[str]() for what in _ORDER}
+    for each in result.entries:
+        reasons[each.what][each.reason] += 1
     lines = [
         f"{result.num_imported} exams imported, {result.num_present} were there already, "
-        f"{result.num_breasts} breasts in all, {result.num_reports} with a report"
+        f"{result.num_left_out} left out; {result.num_breasts} breasts, {result.num_reports} with a report"
     ]
     if result.redacted:
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(result.redacted.items()))
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(result.redacted.items()))
         lines.append(f"taken out of report texts: {counts}")
     lines += result.notices
-    reasons = Counter((each.what, each.reason) for each in result.entries)
-    lines += [f"{count} x {what}: {reason}" for (what, reason), count in reasons.most_common()]
-    lines.append(f"the same exam by exam: {site_dir / FILE}; next: climb-site check {site_dir}")
+    lines += [
+        f"{count} x {what}: {reason}"
+        for what, counted in reasons.items()
+        for reason, count in counted.most_common()
+    ]
+    lines.append(f"the same exam by exam: {site_dir / FILE}")
+    if result.num_breasts:
+        lines.append(f"next: climb-site check {site_dir}")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,7 +17,14 @@ from pathlib import Path
 from climb_model.atomic import write_atomic
 from climb_model.data.exam import DataError
 from climb_model.data.table_rows import change_rows
-from climb_model.intake.candidates import Candidate, find_dicom, find_nifti, named_candidates
+from climb_model.intake.candidates import (
+    Candidate,
+    Sources,
+    find_dicom,
+    find_nifti,
+    named_candidates,
+    nothing_found,
+)
 from climb_model.intake.exam_import import (
     NATIVE,
     UNILATERAL,
@@ -31,10 +39,12 @@ from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.mapping import SiteMapping
+from climb_model.intake.parquet.made_marker import read_reports
 from climb_model.intake.pseudonym import site_key
-from climb_model.intake.reports.site_tables import ExamRow, write_tables
+from climb_model.intake.reports.site_tables import ExamRow, exams_of_patients, write_tables
 from climb_model.intake.reports.table import ReportTable, read_report_table
 from climb_model.intake.sequences.recognise import RULES_VERSION
+from climb_model.intake.site_records import known_splits
 from climb_model.intake.study import LeftOut
 from climb_model.lock import only_process
 
@@ -90,29 +100,49 @@ def import_site(
     check_folders(source, site_dir)
     (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
-        key = site_key(site_dir)
         tidy(site_dir)
         table = _report_table(options, site_dir)
-        found, left_out = _find(source, options, key, nifti=nifti, tell=tell)
+        sources, left_out = _sources(source, options, nifti=nifti, tell=tell)
+        if not sources:
+            raise nothing_found(source, left_out)
+        key = site_key(site_dir)
+        found, unnamed = named_candidates(sources, key)
         present, jobs, stays = _plan(found, site_dir, options, key)
         made = _work(jobs, options.workers, tell)
         outcomes = present | {outcome.exam: outcome for outcome in made if outcome.sides}
         _drop_rows(site_dir, made, present)
-        texts = ExamTexts(table, [each.study for each in found], key=key, shares=options.shares)
+        texts = ExamTexts(
+            table,
+            [each.study for each in found],
+            key=key,
+            shares=options.shares,
+            earlier=exams_of_patients(site_dir),
+            splits=known_splits(site_dir),
+        )
         for each in found:
             texts.learn_split(each.study, each.patient)
         rows = [row for each in found if each.exam in outcomes for row in _rows(texts, each, outcomes)]
         written = write_tables(site_dir, rows)
         failed = [outcome for outcome in made if not outcome.sides]
-        told = (*left_out, *stays, *_entries(failed), *_kept(made, present), *_entries(outcomes.values()))
+        told = (
+            *left_out,
+            *unnamed,
+            *stays,
+            *_entries(failed),
+            *_kept(made, present),
+            *_entries(outcomes.values()),
+        )
         entries = (*told, *texts.left_out, *written.left_out)
         write_report(site_dir, entries)
-    unmatched = () if table is None else table.unmatched([each.study for each in found]).notices
+        reports = read_reports(site_dir)
+    num_reports = sum(bool(reports.get(row.uid)) for row in rows)
+    unmatched = texts.unmatched([each.study for each in found if each.exam in outcomes])
     return ImportResult(
         num_imported=sum(bool(outcome.sides) for outcome in made),
         num_present=len(outcomes) - sum(bool(outcome.sides) for outcome in made),
+        num_left_out=len({each.exam for each in found} - set(outcomes)),
         num_breasts=len(rows),
-        num_reports=sum(bool(row.report) for row in rows),
+        num_reports=num_reports,
         redacted=dict(texts.redacted),
         entries=entries,
         notices=(*unmatched, *written.notices),
@@ -151,18 +181,17 @@ def check_folders(source: Path, site_dir: Path) -> None:
         if (site_dir / part).is_symlink():
             fact = f"{part} of the site's folder is a symbolic link; wanted a folder"
             raise DataError(f"import: {fact} ({site_dir / part})", fact)
+        existing = next(path for path in (site_dir / part, site_dir, *site_dir.parents) if path.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise DataError(f"import: cannot write in {existing}", "the site's folder cannot be written")
 
 
-def _find(
-    source: Path, options: ImportOptions, key: bytes, *, nifti: bool, tell: Progress
-) -> tuple[list[Candidate], list[LeftOut]]:
+def _sources(
+    source: Path, options: ImportOptions, *, nifti: bool, tell: Progress
+) -> tuple[Sources, list[LeftOut]]:
     if nifti:
-        sources, left_out = find_nifti(source, options.mapping.series)
-    else:
-        headers = partial(tell, "reading headers")
-        sources, left_out = find_dicom(source, workers=options.workers, on_file=headers)
-    found, unnamed = named_candidates(sources, key)
-    return found, [*left_out, *unnamed]
+        return find_nifti(source, options.mapping.series)
+    return find_dicom(source, workers=options.workers, on_file=partial(tell, "reading headers"))
 
 
 def _recipe(options: ImportOptions) -> str:

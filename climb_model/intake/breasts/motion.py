@@ -19,6 +19,8 @@ SKIN_MM = 3.0
 """Air in front of the skin that counts as breast: its edge shows motion best."""
 FEW_VOXELS = 1000
 """A region with fewer voxels of 1.4 x 1.4 x 3 mm is no breast to measure in."""
+LEAST_GAIN = 0.005
+"""In similarity, for a correction to be kept: interpolation alone changes it by about a tenth of this."""
 FOLDED = 0.1
 """A deformation that shrinks some tissue below this share of its volume is rejected."""
 
@@ -108,7 +110,7 @@ def match_phase(
 
     The correction is estimated on halved images within the region, and the phase then interpolated once
     from its own voxels. Seeds are fixed and one thread works: the same files give the same result. A
-    correction that is no better, or that folds tissue, is rejected, and the figures say so.
+    correction that is hardly better, or that folds tissue, is rejected, and the figures say so.
 
     Args:
         pre: of one breast, on `grid`.
@@ -140,8 +142,8 @@ def match_phase(
         "largest_mm": round(float(length[region].max()), 2),
         "smallest_volume": round(float(volume[region].min()), 2),
     }
-    if after <= before:
-        return Phase(values=post, figures=figures | {"kept": False, "reason": "no better than without"})
+    if after < before + LEAST_GAIN:
+        return Phase(values=post, figures=figures | {"kept": False, "reason": "hardly better than without"})
     if volume[region].min() < FOLDED:
         return Phase(values=post, figures=figures | {"kept": False, "reason": "it folds tissue"})
     return Phase(values=Values(voxels=voxels, within=within), figures=figures | {"kept": True})

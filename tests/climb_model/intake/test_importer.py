@@ -289,7 +289,8 @@ def test_what_stepped_aside_for_nothing_comes_back(copy_of: Path, tmp_path: Path
     folder.rename(folder.with_name(f".{folder.name}.old"))
     (copy_of / "data" / "._note.old").write_text("a file of another system")
     (tmp_path / "none").mkdir()
-    import_site(tmp_path / "none", copy_of, ImportOptions())
+    with pytest.raises(DataError, match="it is empty"):
+        import_site(tmp_path / "none", copy_of, ImportOptions())
     (copy_of / "data" / "._note.old").unlink()
     assert {name: content for name, content in contents(copy_of).items() if name in before} == before
 
@@ -409,6 +410,38 @@ def test_an_import_without_a_report_table_keeps_earlier_reports(copy_of: Path, e
     result = import_site(export / "dicom", copy_of, ImportOptions())
     assert result.num_present == 2
     assert (copy_of / "metadata_unilateral" / "reports.csv").read_bytes() == before
+
+
+def test_a_later_import_moves_no_patient_to_another_split(copy_of: Path, export: Path) -> None:
+    path = copy_of / "metadata_unilateral" / "split.csv"
+    path.write_text(path.read_text().replace("train", "test").replace("val", "test"))
+    before = path.read_bytes()
+    assert load(export, copy_of, replace=True).num_imported == 2
+    assert path.read_bytes() == before
+
+
+def test_a_split_that_the_table_changes_is_told(copy_of: Path, export: Path, tmp_path: Path) -> None:
+    path = copy_of / "metadata_unilateral" / "split.csv"
+    path.write_text(path.read_text().replace("train", "test").replace("val", "test"))
+    table = tmp_path / "reports.csv"
+    table.write_text(
+        "\n".join(["Acc,Befund,Gruppe", *(f"A{study},Unauffällig.,train" for study in PATIENTS)])
+    )
+    mapping = SiteMapping(reports=ReportMapping(accession="Acc", text="Befund", split="Gruppe"))
+    result = load(export, copy_of, reports=table, mapping=mapping)
+    moved = "its split is train now, as the report table says; it was test"
+    assert [each.reason for each in result.entries].count(moved) == 2
+    assert "test" not in path.read_text()
+
+
+def test_a_folder_without_exams_is_one_line_and_makes_no_key(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="it is empty"):
+        import_site(tmp_path / "in", tmp_path / "SITE", ImportOptions())
+    (tmp_path / "in" / "Pre.nii.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="1 x not a DICOM file; NIfTI volumes: --nifti"):
+        import_site(tmp_path / "in", tmp_path / "SITE", ImportOptions())
+    assert not (tmp_path / "SITE" / "private" / "pseudonym.key").exists()
 
 
 def test_the_report_of_an_import_names_no_path(copy_of: Path, export: Path, tmp_path: Path) -> None:
