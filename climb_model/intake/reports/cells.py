@@ -9,7 +9,9 @@ from datetime import date, datetime
 from pathlib import Path
 
 from openpyxl import load_workbook
+from openpyxl.utils import get_column_letter
 from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl.worksheet.formula import ArrayFormula
 
 from climb_model.data.tables import csv_lines, folded, site_fault
 from configs.errors import SettingsError
@@ -17,8 +19,6 @@ from configs.errors import SettingsError
 EXCEL = (".xlsx", ".xlsm")
 _EXACT_DIGITS = 15
 """Excel keeps that many digits of a number; what follows is lost."""
-
-_DATES = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y")
 
 Lines = list[tuple[int, list[str]]]
 """Line number from 1 and its cells; blank lines are left out."""
@@ -73,8 +73,19 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _excel_lines(path: Path, sheet: str, site: str) -> Lines:
+    rows = _excel_rows(path, sheet, site, values=True)
+    _check_formulas(rows, _excel_rows(path, sheet, site, values=False), path, site)
+    texts = [[_excel_text(value) for value in row] for row in rows]
+    lines = [(number, row) for number, row in enumerate(texts, start=1) if any(row)]
+    # Excel leaves out empty cells at the end of a row
+    width = max((len(row) for _, row in lines), default=0)
+    return [(number, row + [""] * (width - len(row))) for number, row in lines]
+
+
+def _excel_rows(path: Path, sheet: str, site: str, *, values: bool) -> list[tuple[object, ...]]:
+    """Cells of a sheet: of formulas their stored values, or the formulas."""
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
+        book = load_workbook(path, read_only=True, data_only=values)
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError):
         raise site_fault(site, "the report table is no Excel file, or a damaged one", path=path) from None
     try:
@@ -83,13 +94,27 @@ def _excel_lines(path: Path, sheet: str, site: str) -> Lines:
             raise SettingsError(f"reports.sheet: the Excel file has no sheet '{sheet}'")
         cells = book[names[folded(sheet)]] if sheet else book.worksheets[0]
         cells.reset_dimensions()  # some programs write a wrong size, and rows would be cut off
-        rows = [[_excel_text(value) for value in row] for row in cells.iter_rows(values_only=True)]
+        return list(cells.iter_rows(values_only=True))
     finally:
         book.close()
-    lines = [(number, row) for number, row in enumerate(rows, start=1) if any(row)]
-    # Excel leaves out empty cells at the end of a row
-    width = max((len(row) for _, row in lines), default=0)
-    return [(number, row + [""] * (width - len(row))) for number, row in lines]
+
+
+def _check_formulas(
+    rows: list[tuple[object, ...]], formulas: list[tuple[object, ...]], path: Path, site: str
+) -> None:
+    """Refuse columns of formulas that no program has computed: they would be read as empty.
+
+    A formula whose value is an empty text looks the same, so that one value suffices in a column.
+    """
+    computed: dict[int, bool] = {}
+    for row, kept in zip(rows, formulas, strict=True):
+        for place, (value, formula) in enumerate(zip(row, kept, strict=True)):
+            if isinstance(formula, ArrayFormula) or (isinstance(formula, str) and formula.startswith("=")):
+                computed[place] = computed.get(place, False) or value is not None
+    missing = [get_column_letter(place + 1) for place, has_value in computed.items() if not has_value]
+    if missing:
+        fact = f"column {missing[0]} of the report table holds formulas without values"
+        raise site_fault(site, f"{fact}: save the file in Excel, or as CSV", path=path)
 
 
 def _excel_text(value: object) -> str:
@@ -112,14 +137,3 @@ def is_rounded(number: str) -> bool:
     """Whether a table program has kept only the first digits: 4.7E+11, or too many for a number."""
     exponent = re.fullmatch(r"\d+([.,]\d+)?[eE]\+?\d+", number) is not None and "+" in number
     return exponent or (number.isdigit() and len(number) > _EXACT_DIGITS and number.endswith("00"))
-
-
-def tidy_date(cell: str) -> str:
-    """A date as YYYYMMDD, whatever its form and without the time of day; empty if it is none."""
-    day = cell.split("T")[0].split()[0] if cell.split() else ""
-    for form in _DATES:
-        try:
-            return datetime.strptime(day, form).strftime("%Y%m%d")
-        except ValueError:
-            continue
-    return ""

@@ -41,5 +41,5 @@ class NumberIndex:
 
 
 def is_same_number(cell: str, number: str) -> bool:
-    """Whether a cell of the table and a number of the export may be one; table programs drop leading zeros."""
+    """Whether a cell of the table and a number of the export may be one: leading zeros get lost."""
     return not cell or not number or folded(cell).lstrip("0") == folded(number).lstrip("0")

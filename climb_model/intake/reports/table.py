@@ -11,7 +11,8 @@ from typing import Any
 from climb_model.data.exam import SPLITS, DataError
 from climb_model.data.tables import Row, column_places, folded, site_fault
 from climb_model.intake.mapping import ReportMapping
-from climb_model.intake.reports.cells import is_rounded, report_lines, tidy_date, tidy_number
+from climb_model.intake.reports.cells import is_rounded, report_lines, tidy_number
+from climb_model.intake.reports.dates import column_dates
 from climb_model.intake.reports.numbers import NumberIndex, is_same_number
 from climb_model.intake.study import Study
 from configs.errors import SettingsError
@@ -229,7 +230,11 @@ def _rows(path: Path, mapping: ReportMapping, columns: Mapping[str, tuple[str, .
         if fault:
             raise site_fault(site, f"{path.name} line {number}: {fault}", path=path)
         rows.append(row)
-    return rows
+    try:
+        dates = column_dates([row["date"] for row in rows])
+    except ValueError as error:
+        raise site_fault(site, f"{path.name}: {error}", path=path) from None
+    return [{**row, "date": date} for row, date in zip(rows, dates, strict=True)]
 
 
 def _columns(mapping: ReportMapping) -> dict[str, tuple[str, ...]]:
@@ -259,7 +264,6 @@ def _tidy(row: Row, mapping: ReportMapping) -> str:
     """Bring the cells of a row into one form; what is wrong with one of them, or nothing."""
     for kind in _NUMBERS:
         row[kind] = tidy_number(row[kind])
-    row["date"] = tidy_date(row["date"])
     if mapping.side:
         row["side"] = _side(row["side"], mapping)
     row["split"] = row["split"].casefold()

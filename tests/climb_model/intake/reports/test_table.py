@@ -12,6 +12,7 @@ import pytest
 
 from climb_model.data.exam import DataError
 from climb_model.intake.mapping import ReportMapping
+from climb_model.intake.reports.dates import column_dates
 from climb_model.intake.reports.table import (
     BAD_SIDE,
     NO_ROW,
@@ -180,6 +181,52 @@ def test_excel_numbers_and_dates(table: Write) -> None:
     assert find(read, "4711") == StudyReport(whole="a")
     assert find(read, "0815") == StudyReport(whole="12")
     assert find(read, "", "7", "20210312") == StudyReport(whole="c")
+
+
+def test_formulas_without_values_are_refused(table: Write) -> None:
+    rows: list[list[object]] = [["Nr", "Befund"], [1, "a"], [2, '=CONCATENATE("Rechts: ", "Herd")']]
+    with pytest.raises(DataError, match="column B of the report table holds formulas without values: save"):
+        table(rows, ONE_TEXT)
+
+
+def test_a_minus_sign_is_no_formula(table: Write) -> None:
+    assert find(table([["Nr", "Befund"], [1, "- a = b"]], ONE_TEXT), "1") == StudyReport(whole="- a = b")
+
+
+@pytest.mark.parametrize(
+    ("cells", "dates"),
+    [
+        (["45296", "45296.75"], ["20240105", "20240105"]),
+        (["05/04/2024", "13/04/24"], ["20240405", "20240413"]),
+        (["04/05/2024", "04/13/2024 10:30"], ["20240405", "20240413"]),
+        (["05/05/2024", "2024/05/13", "2024-05-14T10:30", "5.4.24", ""], None),
+    ],
+)
+def test_dates_are_read_by_their_column(cells: list[str], dates: list[str] | None) -> None:
+    expected = dates or ["20240505", "20240513", "20240514", "20240405", ""]
+    assert column_dates(cells) == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "fact"),
+    [
+        ("05/04/2024", "may begin with the day or with the month"),
+        ("13/04/2024,04/13/2024", "some dates with '/' begin with the day, others"),
+        ("SECRET,31.02.2024,20240101", "2 lines have a date that cannot be read"),
+        ("452961", "1 line has a date"),
+    ],
+)
+def test_dates_that_cannot_be_told_are_refused(table: Write, cells: str, fact: str) -> None:
+    lines = [f"7,{cell},a" for cell in cells.split(",")]
+    with pytest.raises(DataError, match=fact) as caught:
+        table("\n".join(["Pat,Datum,Befund", *lines]), BY_PATIENT)
+    assert "SECRET" not in str(caught.value)
+    assert "MARKER" not in caught.value.public
+
+
+def test_an_excel_date_without_its_format_is_read(table: Write) -> None:
+    read = table([["Pat", "Datum", "Befund"], [7, 45296, "a"]], BY_PATIENT)
+    assert find(read, "", "7", "20240105") == StudyReport(whole="a")
 
 
 def test_an_excel_sheet_is_found_by_name(tmp_path: Path) -> None:
