@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import multiprocessing
 import os
 import zlib
@@ -18,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from climb_model.data.exam import DataError
+from climb_model.intake.dicom.copies import UNREADABLE, without_copies
 from climb_model.intake.dicom.frames import HEADER_TAGS, FileHeader, SeriesTags, StudyTags, describe
 from climb_model.intake.dicom.kinds import no_image_series
 from climb_model.intake.dicom.tags import READ_FAULTS, silent_pydicom
@@ -27,6 +27,8 @@ NOT_DICOM = "not a DICOM file"
 DAMAGED = "damaged DICOM header"
 DIRECTORY = "DICOM directory file"
 LINK_OUT = "a symbolic link out of the folder"
+LINK_TO_FOLDER = "a symbolic link to a folder"
+UNREADABLE_FOLDER = "a folder that cannot be read"
 
 _INFLATED_BYTES = 2**30
 """Largest deflated file that is read, inflated: a small file can hold any number of zeros."""
@@ -87,7 +89,7 @@ def collect(dicom_dir: Path, *, workers: int = 1, on_file: OnFile | None = None)
             headers.append((path, header))
         if on_file:
             on_file(done, len(paths))
-    headers, copies = _without_copies(headers)
+    headers, copies = without_copies(headers)
     studies, mixed = _group([header for _, header in headers])
     return Scan(studies=studies, left_out=(*left_out, *copies, *mixed))
 
@@ -104,6 +106,8 @@ def read_header(path: Path) -> FileHeader | str:
             header = describe(path, tags)
     except InvalidDicomError:
         return NOT_DICOM
+    except OSError as error:
+        return DAMAGED if error.errno is None else UNREADABLE  # pydicom raises it without a number
     except READ_FAULTS:
         return DAMAGED
     for keyword, value in (
@@ -121,20 +125,33 @@ def _walk(dicom_dir: Path) -> tuple[list[Path], list[LeftOut]]:
     inside = dicom_dir.resolve()
     paths: list[Path] = []
     left_out: list[LeftOut] = []
-    for folder, folders, names in os.walk(dicom_dir):
+
+    def unreadable(error: OSError) -> None:
+        left_out.append(LeftOut(what="file", reason=UNREADABLE_FOLDER, path=Path(error.filename)))
+
+    for folder, folders, names in os.walk(dicom_dir, onerror=unreadable):
         folders.sort()
         linked = [name for name in folders if (Path(folder) / name).is_symlink()]  # os.walk does not follow
         for name in sorted([*names, *linked]):
             path = Path(folder) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                left_out.append(LeftOut(what="file", reason=LINK_OUT, path=path))
-            elif path.is_dir():
-                left_out.append(LeftOut(what="file", reason="a symbolic link to a folder", path=path))
-            elif not path.is_file():  # a pipe would be waited for
-                left_out.append(LeftOut(what="file", reason=NOT_DICOM, path=path))
+            reason = _no_file(path, inside)
+            if reason:
+                left_out.append(LeftOut(what="file", reason=reason, path=path))
             else:
                 paths.append(path)
     return paths, left_out
+
+
+def _no_file(path: Path, inside: Path) -> str:
+    """Why a path is no regular file of a folder; empty if it is one."""
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            return LINK_OUT
+        if path.is_dir():
+            return LINK_TO_FOLDER
+        return "" if path.is_file() else NOT_DICOM  # a pipe would be waited for
+    except (OSError, RuntimeError):  # a folder that is listed and not entered, a link to itself
+        return UNREADABLE
 
 
 def _read_all(paths: Sequence[Path], workers: int) -> Iterator[FileHeader | str]:
@@ -161,24 +178,6 @@ def _inflates(path: Path) -> bool:
             if inflater.eof:
                 break
     return True
-
-
-def _without_copies(
-    headers: Iterable[tuple[Path, FileHeader]],
-) -> tuple[list[tuple[Path, FileHeader]], list[LeftOut]]:
-    """One file an instance, the first by its path."""
-    first: dict[str, Path] = {}
-    kept: list[tuple[Path, FileHeader]] = []
-    left_out: list[LeftOut] = []
-    for path, header in headers:
-        other = first.setdefault(header.frames[0].instance, path)
-        if other is path:
-            kept.append((path, header))
-            continue
-        same = filecmp.cmp(path, other, shallow=False)
-        reason = "copy of another file" if same else "same SOPInstanceUID as another file, other content"
-        left_out.append(LeftOut(what="file", reason=reason, path=path))
-    return kept, left_out
 
 
 def _group(headers: Sequence[FileHeader]) -> tuple[tuple[Study, ...], list[LeftOut]]:

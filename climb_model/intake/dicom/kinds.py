@@ -14,6 +14,15 @@ _PLACE_MM = 10_000.0
 DERIVED = "derived by the scanner or a workstation (subtraction, projection, reformatted)"
 _PHASE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY", "B0 MAP", "VELOCITY_MAP"}
 _COMPUTED = {"MPR", "MIP", "MINIP", "SUB", "SUBTRACT", "SUBTRACTION", "PROJECTION IMAGE", "PROJECTION", "CPR"}
+_TERMS = (
+    "ANN AR ASMT AU BDUS BI BMD CD CF CFM CP CR CS CT CTPROTOCOL DD DF DG DM DMS DS DX EC ECG EEG EMG "
+    "EOG EPS ES FA FID FS GM HC HD IO IOL IVOCT IVUS KER KO LEN LP LS M3D MA MG MR MS NM OAM OCT OP OPM "
+    "OPR OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT "
+    "RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US VA VF XA "
+    "XAPROTOCOL XC "
+)
+_MODALITIES = frozenset(_TERMS.split())
+"""Defined Terms of Modality, retired ones among them (PS3.3 C.7.3.1.1.1)."""
 
 
 def no_slice(frame: Frame) -> str:
@@ -79,7 +88,5 @@ def _no_place(frame: Frame) -> str:
 
 
 def _code(value: str) -> str:
-    """A DICOM code as it stands, anything else as a sort of thing: free text may be a name."""
-    return (
-        value if value.isascii() and value.isalpha() and value.isupper() and len(value) <= 10 else "unknown"
-    )
+    """A modality of the standard as it stands, anything else as a sort of thing: free text may be a name."""
+    return value if value in _MODALITIES else "unknown"

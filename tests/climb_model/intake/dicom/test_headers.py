@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -20,6 +21,8 @@ from pydicom.uid import (
 )
 
 from climb_model.data.exam import DataError
+from climb_model.intake.dicom import headers
+from climb_model.intake.dicom.copies import COPY, CUT_COPY, UNREADABLE, without_copies
 from climb_model.intake.dicom.headers import Scan, scan
 from climb_model.intake.dicom.stacks import all_stacks, find_stacks, read_voxels
 
@@ -72,6 +75,7 @@ def test_files_that_are_no_images_are_listed(mr_files: Any, tmp_path: Path) -> N
 
 def test_other_kinds_of_series_are_listed_once_each(mr_files: Any, tmp_path: Path) -> None:
     others = {
+        "name": {"SOPClassUID": CTImageStorage, "Modality": "MUELLER"},
         "CT": {"SOPClassUID": CTImageStorage, "Modality": "CT"},
         "screenshot": {"SOPClassUID": SecondaryCaptureImageStorage},
         "state": {"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "Modality": "PR"},
@@ -84,6 +88,7 @@ def test_other_kinds_of_series_are_listed_once_each(mr_files: Any, tmp_path: Pat
     assert [len(study.series) for study in found.studies] == [1]
     assert {one.reason: (one.what, one.num_files) for one in found.left_out} == {
         "modality is CT, only MR is imported": ("series", 2),
+        "modality is unknown, only MR is imported": ("series", 2),
         "modality is PR, only MR is imported": ("series", 2),
         "SOP class is not MR Image Storage (a derived object, a screenshot or no image)": ("series", 2),
         "colour images, wanted one sample per pixel": ("series", 2),
@@ -106,17 +111,92 @@ def test_links_out_of_the_folder_and_loops_are_not_followed(mr_files: Any, tmp_p
     assert [len(series.frames) for series in found.studies[0].series] == [2]
 
 
-def test_of_two_files_of_one_instance_the_first_path_counts(mr_files: Any, tmp_path: Path) -> None:
+def test_of_equal_files_of_one_instance_the_first_path_counts(mr_files: Any, tmp_path: Path) -> None:
     folder = mr_files.save(tmp_path / "in", mr_files.stack(2))
     shutil.copy(folder / "IM0000", folder / "Z")
+    found = scan(folder)
+    assert [(one.path, one.reason) for one in found.left_out] == [(folder / "Z", "copy of another file")]
+    assert names(found) == {"IM0000", "IM0001"}
+
+
+def names(found: Scan) -> set[str]:
+    return {frame.path.name for frame in found.studies[0].series[0].frames}
+
+
+@pytest.mark.parametrize("syntax", ["", "JPEGLSLossless", "RLELossless"])
+@pytest.mark.parametrize("cut", [1, 60, 400])
+def test_a_whole_file_counts_before_a_truncated_one(
+    mr_files: Any, tmp_path: Path, syntax: str, cut: int
+) -> None:
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(2))
+    if syntax:
+        mr_files.compress(folder, syntax)
+    content = (folder / "IM0001").read_bytes()
+    (folder / "A").write_bytes(content[:-cut])
+    (folder / "Z").write_bytes(content)
+    found = scan(folder)
+    first = (folder / "A", "damaged DICOM header" if found.left_out[0].reason[0] == "d" else CUT_COPY)
+    assert [(one.path, one.reason) for one in found.left_out] == [first, (folder / "Z", COPY)]
+    assert names(found) == {"IM0000", "IM0001"}
+
+
+def test_whole_files_of_one_instance_that_differ_are_all_left_out(mr_files: Any, tmp_path: Path) -> None:
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(2))
     other = mr_files.slice_of(1, PixelData=mr_files.pixels(9).tobytes())
     mr_files.save(folder, [other], "ZZ")
+    (folder / "A").write_bytes((folder / "ZZ").read_bytes()[:-50])
     found = scan(folder)
-    assert [(one.path, one.reason) for one in found.left_out] == [
-        (folder / "Z", "copy of another file"),
-        (folder / "ZZ", "same SOPInstanceUID as another file, other content"),
+    reason = "2 files of one SOPInstanceUID with different content"
+    assert [(one.path.name, one.reason) for one in found.left_out if one.path] == [
+        ("A", CUT_COPY),
+        ("IM0001", reason),
+        ("ZZ", reason),
     ]
-    assert {frame.path.name for frame in found.studies[0].series[0].frames} == {"IM0000", "IM0001"}
+    assert names(found) == {"IM0000"}
+
+
+def test_a_copy_that_vanishes_between_reading_and_comparing_is_listed(
+    mr_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(2))
+    shutil.copy(folder / "IM0000", folder / "A")
+
+    def later(read: Any) -> Any:
+        (folder / "A").unlink()
+        return without_copies(read)
+
+    monkeypatch.setattr(headers, "without_copies", later)
+    found = scan(folder)
+    assert [(one.path, one.reason) for one in found.left_out] == [(folder / "A", UNREADABLE)]
+    assert names(found) == {"IM0000", "IM0001"}
+
+
+def test_what_cannot_be_read_is_listed(
+    mr_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not stop the superuser: the calls are refused instead."""
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(3))
+    mr_files.save(folder / "closed", mr_files.stack(2, series="1.2.3"))
+    (folder / "round").symlink_to(folder / "round")
+    whole_scandir, whole_open = os.scandir, Path.open
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "denied", str(path))
+        return whole_scandir(path)
+
+    def open_file(self: Path, *args: Any) -> Any:
+        if self.name == "IM0001":
+            raise PermissionError(errno.EACCES, "denied", str(self))
+        if self.name == "IM0002":
+            raise FileNotFoundError(errno.ENOENT, "gone", str(self))
+        return whole_open(self, *args)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "open", open_file)
+    found = scan(folder)
+    assert reasons(found) == {UNREADABLE: 3, "a folder that cannot be read": 1}
+    assert names(found) == {"IM0000"}
 
 
 def test_contradicting_series_and_studies_are_refused(mr_files: Any, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def image(series: int, phase: int, number: int) -> Dataset:
     )
     tags.PhotometricInterpretation, tags.Laterality, tags.ImageLaterality = "MONOCHROME2", "", ""
     tags.AccessionNumber, tags.PatientID, tags.StudyDate = ACCESSION, PATIENT, STUDY_DATE
-    tags.SeriesDescription = f"{('t1_fl3d_dyn', 't2_tse', 'dyn_sub')[series]} {NAME}"
+    tags.SeriesDescription = f"{('t1_fl3d_dyn', 't2_tse', 'dyn_sub')[series % 3]} {NAME}"
     tags.AcquisitionDateTime, tags.AcquisitionTime = "", f"{int(CLOCK) + phase}"
     tags.Rows, tags.Columns, tags.PixelSpacing = 6, 5, [1, 1]
     tags.ImageOrientationPatient, tags.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 2 * number]
@@ -95,6 +95,9 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(4):
                 path = folder / f"{NAME}.{series}.{phase}.{number}"
                 image(series, phase, number).save_as(path, enforce_file_format=True)
+    other = image(9, 0, 0)
+    other.Modality = NAME.upper()
+    other.save_as(folder / f"{NAME}.other", enforce_file_format=True)
     (folder / f"{ACCESSION}.txt").write_text(NAME)
     return folder
 
@@ -152,6 +155,7 @@ def test_nothing_planted_is_written_logged_or_shown(
     reasons = [out.reason for out in (*found.left_out, *without, *named.left_out)]
     assert "a subtraction" in reasons
     assert "not a DICOM file" in reasons
+    assert "modality is unknown, only MR is imported" in reasons
     assert leaked(*reasons, repr(named.how), patient_id(study.patient, key)) == []
     assert leaked(*(record.getMessage() for record in caplog.records), *capfd.readouterr()) == []
     assert leaked(*map(repr, (study, *found.left_out, *stacks, named))) == []
