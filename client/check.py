@@ -37,6 +37,8 @@ def show(result: Result, *, show_ids: bool, console: Console | None = None) -> N
     if not console.is_terminal:
         console = Console(file=console.file, highlight=False, width=WIDTH)
     console.print(Text(exam_line(result)))
+    for line in class_lines(result):
+        console.print(Text(line))
     table = Table(show_lines=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
     for name, justify in (("how bad", "left"), ("number", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
@@ -63,6 +65,24 @@ def exam_line(result: Result) -> str:
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
     of_patients = f"{counts['usable']} usable exams of {counts['patients']} patients"
     return f"{counts['folders']} exam folders; {of_patients}: {splits}"
+
+
+def class_lines(result: Result) -> list[str]:
+    """Classes per split of all exams that have a folder and a split, where tables tell them."""
+    lines: list[str] = []
+    if "lesions" in result.exams:
+        lesions = cast(dict[str, dict[str, int]], result.exams["lesions"])
+        told = ", ".join(f"{split} {'/'.join(map(str, lesions[split].values()))}" for split in SPLITS)
+        lines.append(f"Lesion 0/1/2: {told}")
+    if "findings" in result.exams:
+        findings = cast(dict[str, dict[str, dict[str, int]]], result.exams["findings"])
+        positives = {
+            name: "/".join(str(findings[split][name]["positive"]) for split in SPLITS)
+            for name in findings[SPLITS[0]]
+        }
+        told = ", ".join(f"{name} {counts}" for name, counts in positives.items())
+        lines.append(f"positive in {'/'.join(SPLITS)}: {told}")
+    return lines
 
 
 def verdict(result: Result) -> str:

@@ -107,6 +107,8 @@ def _site_folder(root: Path) -> Path:
         if not root.is_dir():
             raise
         return root  # what is wrong with it is told as a finding
+    except OSError:
+        return root
     if len(sites) > 1:
         fact = f"the folder holds {len(sites)} sites: check one of them"
         raise DataError(fact, fact)

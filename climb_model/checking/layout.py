@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,18 +63,19 @@ def look_around(folder: Path, sequences: Sequence[str]) -> Layout:
         sequences: those that the settings want.
     """
     images = folder / "data_unilateral"
-    odelia = (folder / "metadata_unilateral").is_dir()
-    uka = (folder / "metadata" / "split_regex.csv").is_file()
-    inside = sorted(images.iterdir()) if images.is_dir() else []
-    folders = {path.name: path for path in inside if path.is_dir() and not path.name.startswith(".")}
+    odelia = _is_folder(folder / "metadata_unilateral")
+    uka = "split_regex.csv" in {path.name for path in _list(folder / "metadata")}
+    inside = _list(images)
+    folders = {path.name: path for path in inside if _is_folder(path) and not path.name.startswith(".")}
     files: dict[str, dict[str, Path]] = {}
     unused: dict[str, dict[str, Path]] = {}
     for uid, path in folders.items():
-        named = sequence_files(path, sequences)
+        named = _sequences(path, sequences)
         files[uid] = {sequence: named[sequence] for sequence in sequences if sequence in named}
         unused[uid] = {name: file for name, file in named.items() if name not in sequences}
     findings = [
-        *_kind_faults(odelia=odelia, uka=uka, images=images.is_dir()),
+        *_kind_faults(odelia=odelia, uka=uka, images=_is_folder(images)),
+        *found("files.unreadable", _closed(folder, folders)),
         *_folder_faults(folders, files, sequences),
         *_strangers(folder, folders, unused),
     ]
@@ -101,8 +103,9 @@ def _kind_faults(*, odelia: bool, uka: bool, images: bool) -> list[Finding]:
 def _folder_faults(
     folders: Mapping[str, Path], files: Mapping[str, Mapping[str, Path]], sequences: Sequence[str]
 ) -> list[Finding]:
-    empty = {uid for uid, path in folders.items() if not any(path.iterdir())}
-    without = {uid for uid, named in files.items() if not named} - empty
+    closed = {uid for uid, path in folders.items() if not _can_list(path)}
+    empty = {uid for uid, path in folders.items() if not _list(path)} - closed
+    without = {uid for uid, named in files.items() if not named} - empty - closed
     lacking = {
         sequence: [uid for uid, named in files.items() if named and sequence not in named]
         for sequence in sequences
@@ -124,14 +127,14 @@ def _strangers(
     folder: Path, folders: Mapping[str, Path], unused: Mapping[str, Mapping[str, Path]]
 ) -> list[Finding]:
     """Files of no layout, and what an interrupted import left."""
-    there = [path for path in folder.iterdir() if path.name not in PARTS]
+    there = [path for path in _list(folder) if path.name not in PARTS]
     for name in ("metadata", "metadata_unilateral"):
         tables = folder / name
         there += [path for path in _list(tables) if path.name not in (*TABLES, MARKER, SOURCE)]
-    there += [path for path in _list(folder / "data_unilateral") if not path.is_dir()]
+    there += [path for path in _list(folder / "data_unilateral") if not _is_folder(path)]
     there += [path for name in IMAGES for path in _list(folder / name) if path.name.startswith(".")]
     for path in folders.values():
-        there += [file for file in path.iterdir() if not _is_image(file) and file.name not in BESIDE]
+        there += [file for file in _list(path) if not _is_image(file) and file.name not in BESIDE]
     leftovers = {path for path in there if path.name.endswith(LEFTOVERS)}
     strange = [path for path in {*there} - leftovers]
     strange += [
@@ -145,8 +148,39 @@ def _strangers(
     ]
 
 
+def _sequences(exam: Path, sequences: Sequence[str]) -> dict[str, Path]:
+    """Sequence to file; nothing where the folder cannot be read."""
+    try:
+        return sequence_files(exam, sequences) if _can_list(exam) else {}
+    except OSError:  # gone meanwhile
+        return {}
+
+
+def _closed(folder: Path, folders: Mapping[str, Path]) -> list[str]:
+    """Folders that cannot be read: of exams by their UID, others by their name."""
+    parts = [folder / name for name in ("", *IMAGES, "metadata", "metadata_unilateral")]
+    named = {path.relative_to(folder).as_posix(): path for path in parts if _is_folder(path)}
+    return [name for name, path in {**named, **folders}.items() if not _can_list(path)]
+
+
+def _can_list(folder: Path) -> bool:
+    """Whether the names in a folder can be read, and its files reached."""
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # in a folder that cannot be entered
+        return False
+
+
 def _list(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    """What lies in a folder; nothing where it is none or cannot be read."""
+    try:
+        return sorted(folder.iterdir()) if _can_list(folder) else []
+    except OSError:  # no folder, or gone meanwhile
+        return []
 
 
 def _is_image(path: Path) -> bool:
@@ -157,7 +191,7 @@ def _has_twice(folder: Path) -> bool:
     """Whether one sequence has two files: `Pre.nii` beside `Pre.nii.gz`, `Sub` beside `Sub_1`."""
     stems = [
         folded(path.name.removesuffix(".gz").removesuffix(".nii"))
-        for path in folder.iterdir()
+        for path in _list(folder)
         if _is_image(path)
     ]
     names = ["sub" if stem == "sub_1" else stem for stem in stems]

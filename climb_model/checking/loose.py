@@ -38,11 +38,14 @@ def read_loosely(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()
     cells; bytes that are not UTF-8 are read as Windows-1252.
     """
     name = path.name
-    if not path.is_file():
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
         near = _nearest(name, [other.name for other in path.parent.glob("*.*")])
         told = f"; there is '{near}'" if near else ""
         return Loose(rows=None, findings=tuple(found("tables.missing", count=1, detail=f"{name}{told}")))
-    raw = path.read_bytes()
+    except OSError:
+        return Loose(rows=None, findings=tuple(found("files.unreadable", [name], detail=name)))
     findings: list[Finding] = []
     try:
         text = raw.decode("utf-8-sig")

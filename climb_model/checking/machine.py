@@ -55,7 +55,7 @@ def token_bytes(settings: Settings, num_train: int, num_other: int) -> int:
 def check_disk(settings: Settings, num_train: int, num_other: int, private: Path) -> list[Finding]:
     """Whether the slice tokens fit where they will be kept."""
     there = private
-    while not there.exists():
+    while not os.path.exists(there):  # false also where it cannot be reached
         there = there.parent
     wanted, free = token_bytes(settings, num_train, num_other), shutil.disk_usage(there).free
     if wanted <= free:

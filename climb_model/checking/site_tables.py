@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def _odelia(folder: Path, findings: tuple[str, ...], *, reports: bool, labels: b
         texts, twice = _unique("reports.csv", table)
         faults += [*table.findings, *twice]
     marks = Loose(rows=None)
-    if labels or (folder / "findings.csv").is_file():
+    if labels or os.path.isfile(folder / "findings.csv"):  # no error where the folder cannot be entered
         marks = read_loosely(folder / "findings.csv", ("UID", *findings))
     marked, marks_twice = _unique("findings.csv", marks)
     rows = annotations or {}

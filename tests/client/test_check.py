@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,10 @@ def test_a_sound_site_exits_with_0(command: Command, folder: Path) -> None:
     code, out, err = command(main, "check", folder, *SETTINGS)
     assert (code, err) == (0, "")
     assert out.startswith("60 exam folders; 60 usable exams of 30 patients: train 46, val 0, test 14\n")
+    lesions, positives = out.splitlines()[1:3]
+    assert re.fullmatch(r"Lesion 0/1/2: train \d+/\d+/\d+, val 0/0/0, test \d+/\d+/\d+", lesions)
+    assert sum(map(int, re.findall(r"\d+", lesions)[3:])) == 60
+    assert re.fullmatch(r"positive in train/val/test: Zyste \d+/0/\d+, Karzinom \d+/0/\d+", positives)
     assert "errors of 0 kinds, " in out
     assert ": nothing must be mended\n" in out
     assert "machine.time" in out

@@ -493,6 +493,49 @@ def test_a_folder_with_several_sites_or_none_is_refused_in_one_line(
     assert result.exams["usable"] == 48
 
 
+def close(monkeypatch: pytest.MonkeyPatch, *closed: Path) -> None:
+    """Make folders and files unreadable, also for the system's administrator."""
+    access, listing, read = os.access, os.listdir, Path.read_bytes
+
+    def refuse(path: Any) -> None:
+        if Path(path) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def refusing_listing(path: Any) -> list[str]:
+        refuse(path)
+        return listing(path)
+
+    def refusing_read(path: Path) -> bytes:
+        refuse(path)
+        return read(path)
+
+    monkeypatch.setattr(os, "access", lambda path, bits: Path(path) not in closed and access(path, bits))
+    monkeypatch.setattr(os, "listdir", refusing_listing)
+    monkeypatch.setattr(Path, "read_bytes", refusing_read)
+
+
+def test_what_cannot_be_read_is_told_and_the_check_goes_on(
+    site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(monkeypatch, site.images / "00003_left", site.tables / "reports.csv")
+    result = check_site(site.folder, settings, Options(quick=True))
+    who = {name for each in result.findings if each.code == "files.unreadable" for name in each.who}
+    assert who == {"00003_left", "reports.csv"}
+    assert counts(result).get("files.empty_folder") is None
+    assert result.exams["usable"] == 47
+
+
+@pytest.mark.parametrize("name", ["", "data_unilateral", "metadata_unilateral"])
+def test_a_whole_folder_that_cannot_be_read_is_told(
+    name: str, site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(monkeypatch, site.folder / name)
+    result = check_site(site.folder, settings, Options(quick=True))
+    (told,) = [each for each in result.findings if each.code == "files.unreadable"]
+    assert told.who == (name or ".",)
+    assert "00003" not in json.dumps(result.to_dict(show_ids=False))
+
+
 def test_every_code_has_a_test() -> None:
     """Those of the machine are in test_machine.py."""
     tested = {*QUIET, *FILES, *TABLES, *(code for code, _, _ in ALONE)}
