@@ -37,6 +37,17 @@ _SIGNED = re.compile(
     re.IGNORECASE,
 )
 _PERSON = re.compile(r"(?<!\w)(?:Patient(?:in|en)?|Pat\.)[ ]?:?\s+(?:Frau\s+|Herrn?\s+)?")
+_RELATIVE = re.compile(
+    r"(?<!\w)(?:(?:Halb)?(?:Schwester|Bruder)|Tochter|Sohn|(?:Groß|Schwieger)?(?:[Mm]utter|[Vv]ater)"
+    r"|Ehemann|Ehefrau|Mann|Tante|Onkel|Cousine|Nichte|Enkel(?:in)?|Oma|Opa|Partner(?:in)?"
+    r"|Lebensgefährt(?:e|in)|Freundin|Betreuer(?:in)?)[ ]+"
+)
+_JOINED = re.compile(
+    rf"([ ]?/[ ]?|[ ](?:u\.|und|&)[ ]|,[ ])(?:{_INITIALS}[ ]?)?({_NAME})(?=[ ]*(?:$|[\n.;,/)&]|u\.|und\b))",
+    re.MULTILINE,
+)
+"""A further name behind one, up to the end of a phrase."""
+
 _BORN_AFTER = re.compile(
     rf"((?:{_NAME}|{_INITIALS})(?:,?[ ]+{_NAME}){{0,3}})\s*,?\s*\(?\s*(?:geb\.|geboren|\*)\s*(?:am\s*)?\d"
 )
@@ -127,7 +138,13 @@ def _name_parts(name: str) -> set[str]:
 def _titled(text: str) -> Iterator[Span]:
     """`Frau Dr. Anna Müller`: the name; the title stays."""
     for match in _TITLED.finditer(text):
-        yield from _names_from(text, match.end(), strong=True)
+        for start, end in _names_from(text, match.end(), strong=True):
+            yield start, end
+            yield from _joined_names(text, end)
+    for match in _RELATIVE.finditer(text):
+        word = re.compile(_NAME).match(text, match.end())
+        if word and _fold(word.group()) in _folded_words("given"):
+            yield from _names_from(text, match.end(), strong=False)
     for match in _PERSON.finditer(text):
         word = re.compile(_NAME).match(text, match.end())
         if word and (
@@ -140,7 +157,9 @@ def _labelled(text: str) -> Iterator[Span]:
     """Signatures, labels, birth names, and the name before a date of birth."""
     for match in _SIGNED.finditer(text):
         titled = _TITLED.match(text, match.end())
-        yield from _names_from(text, titled.end() if titled else match.end(), strong=False)
+        for start, end in _names_from(text, titled.end() if titled else match.end(), strong=False):
+            yield start, end
+            yield from _joined_names(text, end, signed=True)
     for match in _BORN_AFTER.finditer(text):
         words = list(_WORD.finditer(match.group(1)))
         while words and _fold(words[0].group()) in _folded_words("titles") | _folded_words("not_names"):
@@ -210,6 +229,25 @@ def _further_names(text: str, start: int, *, first: str) -> int:
             break
         end = more.end()
     return end
+
+
+def _joined_names(text: str, start: int, *, signed: bool = False) -> Iterator[Span]:
+    """Names after `/`, `u.` or `und` behind a name; after a comma in signatures or if such a name follows."""
+    pending: list[Span] = []
+    while match := _JOINED.match(text, start):
+        word = match.group(2)
+        if (
+            _is_plain(word)
+            or _is_title(word)
+            or _is_medical(word)
+            or _fold(word) in _folded_words("not_names")
+        ):
+            return
+        pending.append(match.span(2))
+        if signed or not match.group(1).startswith(","):
+            yield from pending
+            pending.clear()
+        start = match.end()
 
 
 def _is_eponym(text: str, start: int, end: int) -> bool:

@@ -31,6 +31,10 @@ _MIN_NUMBER = 4
 """Shorter numbers of an exam are not looked for: sizes and clock times have as many digits."""
 
 _MONTH = r"(?:Jan|Feb|Mär|Mrz|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-zä]*\.?"
+_MONTH_NAMED = (
+    r"(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember"
+    r"|(?:Jan|Feb|Mrz|Apr|Jun|Jul|Aug|Sept?|Okt|Nov|Dez)\.)(?!\w)"
+)
 _DAY_MONTH = r"(?:0?[1-9]|[12]\d|3[01])\.[ ]?(?:0?[1-9]|1[0-2])\."
 _A_DATE = (
     rf"(?:{_DAY_MONTH}[ ]?(?:(?:19|20)\d\d|\d\d)(?!\d|[.,]\d|[ ]?[mc]m)"
@@ -44,6 +48,10 @@ _LABEL = (
     r"(?<!\w)(?i:Pat(?:ienten)?|Fall|FN|Aufnahme|Vers(?:icher(?:ten|ungs))?|Auftrags|Anforderungs|Untersuchungs"
     r"|Acc(?:ession)?|KV|Krankenversicherten)[.]?[ -]?"
 )
+_LONG_NUMBER = (
+    r"(?:[A-Z]{1,3}[ ]?)?(?:\d[\w/-]{2,}|\d[\w/-]?(?=[ ]\d{2}))"
+    r"(?:[ ]\d{2,}(?!\w|[.,/]\d|[ ]?(?:[mc]m|x|Uhr)\b))*"
+)
 _PATTERNS = (
     (MAIL, r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"),
     (
@@ -52,6 +60,8 @@ _PATTERNS = (
         rf"{_A_DATE}",
     ),
     (DATE, rf"(?<![\d.,/-]){_A_DATE}"),
+    (DATE, r"(?<![\w.,/-])(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?![\w/-]|[.,]\d)"),
+    (DATE, rf"(?<![\d.,/-])(?:0?[1-9]|[12]\d|3[01])\.[ ]?{_MONTH_NAMED}"),
     (DATE, rf"(?:(?<=vom[ ])|(?<=am[ ])|(?<=bis[ ])|(?<=seit[ ])){_DAY_MONTH}(?![\d])"),
     (
         PHONE,
@@ -71,8 +81,8 @@ _PATTERNS = (
         r"(?:[ ]?(?:-|am|an der|im|bei)[ ]?[A-ZÄÖÜ][a-zäöüß]+)*",
     ),
     (NUMBER, r"(?<!\w)[A-Z]\d{9}(?!\w)"),
-    (NUMBER, rf"{_LABEL}(?i:Nr|Nummer|ID|Number|No)?[.]?[ ]?[:#][ ]?[A-Z]{{0,3}}\d[\w/-]{{2,}}"),
-    (NUMBER, rf"{_LABEL}(?i:Nr|Nummer|ID|Number|No)[.]?[ ]?[A-Z]{{0,3}}\d[\w/-]{{2,}}"),
+    (NUMBER, rf"{_LABEL}(?i:Nr|Nummer|ID|Number|No)?[.]?[ ]?[:#][ ]?{_LONG_NUMBER}"),
+    (NUMBER, rf"{_LABEL}(?i:Nr|Nummer|ID|Number|No)[.]?[ ]?{_LONG_NUMBER}"),
 )
 _COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
 
@@ -126,11 +136,11 @@ def _candidates(
 
 
 def _known_numbers(text: str, numbers: Collection[str]) -> Iterator[Span]:
-    """The exam's own numbers, with or without their leading zeros."""
+    """The exam's own numbers, with or without their leading zeros or a blank behind their letters."""
     for number in sorted({number.strip() for number in numbers}, key=len, reverse=True):
         bare = number.lstrip("0")
         if len(bare) >= _MIN_NUMBER:
+            parts = "[ -]?".join(re.escape(part) for part in re.findall(r"\d+|\D+", bare))
             yield from (
-                match.span()
-                for match in re.finditer(rf"(?<!\w)0*{re.escape(bare)}(?!\w)", text, re.IGNORECASE)
+                match.span() for match in re.finditer(rf"(?<!\w)0*{parts}(?!\w)", text, re.IGNORECASE)
             )

@@ -34,6 +34,13 @@ REDACTED = {
     ),
     "gez. Dr. Meier / Oberärztin K. Huber": "gez. Dr. [Name] / Oberärztin [Name]",
     "gez. Meier": "gez. [Name]",
+    "gez. Prof. Habermann / Schmidt-Becker": "gez. Prof. [Name] / [Name]",
+    "Dr. Huber u. Kowalski, OA Kern/Schulz": "Dr. [Name] u. [Name], OA [Name]/[Name]",
+    "gez. Dr. Habermann, Schmidtke, Vogelsang": "gez. Dr. [Name]",
+    "Dr. Weber, Schmidtke und Vogelsang": "Dr. [Name] und [Name]",
+    "Anamnese: Tochter Anna, Ehemann Peter Tornow": "Anamnese: Tochter [Name], Ehemann [Name]",
+    "VU 20230405, am 5. Mai und 12.Dez.": "VU [Datum], am [Datum] und [Datum]",
+    "Fall-Nr. A 0012, Pat.-ID: 12 345 678": "[Nummer], [Nummer]",
     "Befundet von: Petersen": "Befundet von: [Name]",
     "Pat.: Zimmermann-Köhler, Bärbel, geb. 12.03.1961": "Pat.: [Name], [Geburtsdatum]",
     "Tina Tornow (* 4.4.1997) geborene Tesch": "[Name] ([Geburtsdatum]) geborene [Name]",
@@ -51,6 +58,8 @@ REDACTED = {
 }
 
 KEPT = (
+    "Mutter Mammakarzinom, Tochter gesund, Schwester mit 45. VU 04/2023. 1. Dezente Zysten. 2. Maiglöckchen.",
+    "Herd 20231345, 1. Mamille und Haut. Fall-Nr. fehlt, 12 mm.",
     "Morbus Paget, Cooper-Ligamente, Fischer-Score 5, Kaiser-Score, M. Hodgkin, Göttinger Score, Tabar.",
     "Gadovist i. v. Kontrastmittelbolus i.V. Subtraktion, 1.5 T, 8 x 12.10 mm, Größe 12.3.5 mm.",
     "BI-RADS 4, ACR b, L4/5, 10 Uhr, 1,2 cm, VU 3/2020 und 2018, ca. 8 mm, Fragestellung 2.",
