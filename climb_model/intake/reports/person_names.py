@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from climb_model.data.wordings import load_wording
+from climb_model.intake.reports.name_words import (
+    fold,
+    folded_words,
+    is_medical,
+    is_ordinary,
+    is_plain,
+    is_title,
+    load_words,
+)
 
 Span = tuple[int, int]
 """Start and end of a passage, in characters."""
@@ -61,9 +64,6 @@ _FIRST = re.compile(
     r"((?:van|von|zu)[ ](?:de[rnm]?[ ])?|(?:de|del|dos|di|da|le|la|ten|ter|al|el)[ ](?:la[ ])?)?"
     rf"({_NAME}|[{_UP}]\b\.?)?"
 )
-_NOUN_ENDING = re.compile(
-    r"(?:ung|ungen|om|ome|itis|ose|ie|ion|ionen|zyste\w*|gramm|grafie|logie|ität|keit|heit)$"
-)
 _WORD = re.compile(r"[^\W\d_]+")
 _BETWEEN = re.compile(r"[\s,.\-]{1,3}|\s{1,3}(?:von|van|de|der|den|zu|zur|vom)(?:\s(?:der|den))?\s")
 
@@ -108,13 +108,13 @@ def _known(text: str, names: Iterable[str]) -> Iterator[Span]:
     for place, token in enumerate(tokens):
         if not found[place] or _is_eponym(text, token.start, token.end):
             continue
-        if not _is_ordinary(token.word) and len(token.word) > 2:
+        if not is_ordinary(token.word) and len(token.word) > 2:
             yield token.start, token.end
             continue
         beside = [other for other in (place - 1, place + 1) if 0 <= other < len(tokens) and found[other]]
         if token.word[0].isupper() and any(
             tokens[other].word[0].isupper()
-            and _fold(tokens[other].word) != _fold(token.word)
+            and fold(tokens[other].word) != fold(token.word)
             and re.fullmatch(
                 r"[ ,\-]{1,3}",
                 text[min(token.end, tokens[other].end) : max(token.start, tokens[other].start)],
@@ -125,13 +125,13 @@ def _known(text: str, names: Iterable[str]) -> Iterator[Span]:
 
 
 def _is_known(word: str, parts: set[str]) -> bool:
-    folded = _fold(word)
+    folded = fold(word)
     return folded in parts or (folded.endswith("s") and folded[:-1] in parts)
 
 
 def _name_parts(name: str) -> set[str]:
-    words = [_fold(word) for word in _WORD.findall(name)]
-    without = _folded_words("titles") | _folded_words("particles")
+    words = [fold(word) for word in _WORD.findall(name)]
+    without = folded_words("titles") | folded_words("particles")
     return {word for word in words if len(word) > 1 and word not in without}
 
 
@@ -143,13 +143,11 @@ def _titled(text: str) -> Iterator[Span]:
             yield from _joined_names(text, end)
     for match in _RELATIVE.finditer(text):
         word = re.compile(_NAME).match(text, match.end())
-        if word and _fold(word.group()) in _folded_words("given"):
+        if word and fold(word.group()) in folded_words("given"):
             yield from _names_from(text, match.end(), strong=False)
     for match in _PERSON.finditer(text):
         word = re.compile(_NAME).match(text, match.end())
-        if word and (
-            _fold(word.group()) in _folded_words("given") or text[word.end() : word.end() + 1] == ","
-        ):
+        if word and (fold(word.group()) in folded_words("given") or text[word.end() : word.end() + 1] == ","):
             yield from _names_from(text, match.end(), strong=False)
 
 
@@ -162,9 +160,9 @@ def _labelled(text: str) -> Iterator[Span]:
             yield from _joined_names(text, end, signed=True)
     for match in _BORN_AFTER.finditer(text):
         words = list(_WORD.finditer(match.group(1)))
-        while words and _fold(words[0].group()) in _folded_words("titles") | _folded_words("not_names"):
+        while words and fold(words[0].group()) in folded_words("titles") | folded_words("not_names"):
             words.pop(0)
-        if words and not any(_is_plain(word.group()) for word in words):
+        if words and not any(is_plain(word.group()) for word in words):
             yield match.start(1) + words[0].start(), match.end(1)
     for match in _BORN_AS.finditer(text):
         yield match.span(1)
@@ -185,12 +183,12 @@ def _paired(text: str) -> Iterator[Span]:
 
 
 def _is_pair(first: str, comma: str, last: str, signed: bool) -> bool:
-    if _is_title(first) or _is_title(last) or _is_medical(last):
+    if is_title(first) or is_title(last) or is_medical(last):
         return False
     given, other = (last, first) if comma else (first, last)
-    if _fold(given) in _folded_words("given"):
-        return not _is_plain(other) or _fold(other) in _folded_words("ordinary")
-    return signed and not _is_plain(first) and not _is_plain(last)
+    if fold(given) in folded_words("given"):
+        return not is_plain(other) or fold(other) in folded_words("ordinary")
+    return signed and not is_plain(first) and not is_plain(last)
 
 
 def _names_from(text: str, start: int, *, strong: bool) -> Iterator[Span]:
@@ -203,9 +201,9 @@ def _names_from(text: str, start: int, *, strong: bool) -> Iterator[Span]:
     if match is None or (match.group(3) is None and match.group(1) is None):
         return
     word = match.group(3) or ""
-    if word and (_fold(word) in _folded_words("not_names") or _is_title(word)):
+    if word and (fold(word) in folded_words("not_names") or is_title(word)):
         return
-    if word and (not strong or match.group(2)) and (_is_plain(word) or _is_medical(word)):
+    if word and (not strong or match.group(2)) and (is_plain(word) or is_medical(word)):
         return
     end = _further_names(text, match.end(), first=word)
     if not _is_eponym(text, match.start(), end):
@@ -223,9 +221,9 @@ def _further_names(text: str, start: int, *, first: str) -> int:
             break
         word = more.group(1)
         after_comma = more.group().startswith(",")
-        if after_comma and _fold(word) not in _folded_words("given") and (not capitals or word.isupper()):
+        if after_comma and fold(word) not in folded_words("given") and (not capitals or word.isupper()):
             break
-        if _is_ordinary(word) or _is_title(word) or _is_medical(word):
+        if is_ordinary(word) or is_title(word) or is_medical(word):
             break
         end = more.end()
     return end
@@ -236,12 +234,7 @@ def _joined_names(text: str, start: int, *, signed: bool = False) -> Iterator[Sp
     pending: list[Span] = []
     while match := _JOINED.match(text, start):
         word = match.group(2)
-        if (
-            _is_plain(word)
-            or _is_title(word)
-            or _is_medical(word)
-            or _fold(word) in _folded_words("not_names")
-        ):
+        if is_plain(word) or is_title(word) or is_medical(word) or fold(word) in folded_words("not_names"):
             return
         pending.append(match.span(2))
         if signed or not match.group(1).startswith(","):
@@ -261,48 +254,6 @@ def _is_eponym(text: str, start: int, end: int) -> bool:
     )
 
 
-def _is_ordinary(word: str) -> bool:
-    return _fold(word) in _ordinary_words()
-
-
-def _is_plain(word: str) -> bool:
-    """Whether it is a word of reports, and no eponym."""
-    return _is_ordinary(word) and _fold(word) not in _folded_words("eponyms")
-
-
-def _is_title(word: str) -> bool:
-    return _fold(word) in _folded_words("titles")
-
-
-def _is_medical(word: str) -> bool:
-    """Whether a word ends as medical nouns do and names seldom do."""
-    return _fold(word) not in _folded_words("given") and _NOUN_ENDING.search(word) is not None
-
-
-@cache
-def _ordinary_words() -> frozenset[str]:
-    """Words of reports: our lists, and every word of the drawn reports' wordings."""
-    wordings = " ".join(
-        _texts(load_wording(name)) for name in ("findings", "styles", "shared", "german_words")
-    )
-    words = {_fold(word) for word in _WORD.findall(wordings) if len(word) > 1}
-    return frozenset(words) | _folded_words("ordinary") | _folded_words("eponyms")
-
-
-def _texts(content: object) -> str:
-    """All texts and keys of nested lists and mappings."""
-    if isinstance(content, dict):
-        return " ".join(f"{_texts(key)} {_texts(value)}" for key, value in content.items())
-    if isinstance(content, list):
-        return " ".join(_texts(each) for each in content)
-    return str(content)
-
-
-@cache
-def _folded_words(kind: str) -> frozenset[str]:
-    return frozenset(_fold(word) for word in load_words()[kind].split())
-
-
 @cache
 def _pair_pattern() -> re.Pattern[str]:
     between = rf"(,?)[ ]{{1,3}}{_INITIALS}?[ ]?(?:{_particles()}[ ])*"
@@ -317,17 +268,3 @@ def _more_pattern() -> re.Pattern[str]:
 @cache
 def _particles() -> str:
     return f"(?:{'|'.join(load_words()['particles'].split())})"
-
-
-def _fold(word: str) -> str:
-    """The form in which names are compared: `MÜLLER`, `Mueller` and `Muller` are one."""
-    plain = unicodedata.normalize("NFD", word.casefold())
-    plain = "".join(sign for sign in plain if not unicodedata.combining(sign))
-    return re.sub(r"(?<=[aou])e", "", plain)
-
-
-@cache
-def load_words() -> dict[str, Any]:
-    """The content of `wording/names.yaml`."""
-    path = Path(__file__).with_name("wording") / "names.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
