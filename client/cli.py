@@ -378,7 +378,10 @@ def _similar(arguments: argparse.Namespace) -> int:
 
 def _add_forget(tool: Tool) -> None:
     parser = tool.verb("forget", _forget, does="remove an exam and everything made of it from this site")
-    parser.add_argument("exam", metavar="UID", help="<ID>_left or <ID>_right; <ID>: both breasts")
+    exam = parser.add_mutually_exclusive_group(required=True)
+    exam.add_argument("exam", nargs="?", metavar="UID", help="<ID>_left or <ID>_right; <ID>: both breasts")
+    exam.add_argument("--accession", metavar="NUMBER", help="the exam that came under this number")
+    exam.add_argument("--patient", metavar="NUMBER", help="all exams of the patient with this number")
     parser.add_argument("--site", type=Path, required=True, metavar="SITE_DIR", help="the site's data folder")
     parser.add_argument(
         "--private",
@@ -394,7 +397,13 @@ def _add_forget(tool: Tool) -> None:
 def _forget(arguments: argparse.Namespace) -> int:
     site = existing_folder(arguments.site, "--site")
     private = [existing_folder(folder, "--private") for folder in arguments.private]
-    from client.forget import forget, to_lines
+    from client.forget import exam_of_accession, exams_of_patient, forget, to_lines
 
-    print("\n".join(to_lines(forget(arguments.exam, site, private, dry_run=arguments.dry_run))))
+    names = [arguments.exam]
+    if arguments.accession is not None:
+        names = [exam_of_accession(arguments.accession, site)]
+    elif arguments.patient is not None:
+        names = exams_of_patient(arguments.patient, site)
+    for name in names:
+        print("\n".join(to_lines(forget(name, site, private, dry_run=arguments.dry_run))))
     return DONE

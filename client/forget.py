@@ -12,7 +12,10 @@ from pathlib import Path
 from client.audit import append, read_log
 from client.traces import COUNTED, NATIVE, TOKENS, Asked, Traces, find_traces
 from client.trained_exams import mark_forgotten
+from climb_model.data.tables import read_table
 from climb_model.intake.forgotten import SITE_LOCK, is_forgotten, remember_forgotten, whole_exam
+from climb_model.intake.pseudonym import KEY_FILE, patient_id, pseudonym, site_key
+from climb_model.intake.reports.site_tables import FOLDER
 from climb_model.lock import only_process
 from climb_model.results import printable
 from configs.errors import UserError
@@ -40,6 +43,46 @@ class Forgotten:
     """Empty: nothing was left of it."""
 
     dry_run: bool
+
+
+def exam_of_accession(number: str, site_dir: Path) -> str:
+    """The name that an import gave to the exam of an accession number; nothing is kept of the number.
+
+    Raises:
+        ForgetError: no number, or no key to compute the name by.
+        DataError: a key that cannot be used.
+    """
+    return pseudonym(_key(number, site_dir), "accession", number)
+
+
+def exams_of_patient(number: str, site_dir: Path) -> list[str]:
+    """The names of all exams whose row in annotation.csv is a patient's; nothing is kept of the number.
+
+    A patient that was named without a key, as in public data, is found by the number itself.
+
+    Raises:
+        ForgetError: no number, no key, or no exam of hers; the line does not repeat the number.
+        DataError: a key or a table that cannot be used.
+    """
+    patients = {patient_id(number, _key(number, site_dir)), number}
+    path = site_dir / FOLDER / "annotation.csv"
+    rows = ()
+    if path.is_file():
+        rows = read_table(path, ("UID", "PatientID"), site=site_dir.resolve().name).rows
+    exams = sorted({whole_exam(row["UID"]) for row in rows if row["PatientID"] in patients})
+    if not exams:
+        site = site_dir.resolve().name
+        raise ForgetError(f"annotation.csv of site '{site}' has no exam of that patient number")
+    return exams
+
+
+def _key(number: str, site_dir: Path) -> bytes:
+    if not number:
+        raise ForgetError("wanted a number, got an empty one")
+    if not (site_dir / KEY_FILE).exists():
+        site = site_dir.resolve().name
+        raise ForgetError(f"site '{site}' has no {KEY_FILE}: name its exams by their UID")
+    return site_key(site_dir)
 
 
 def forget(name: str, site_dir: Path, private: Sequence[Path] = (), *, dry_run: bool = False) -> Forgotten:

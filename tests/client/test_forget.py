@@ -24,7 +24,7 @@ from client.train import resume_alone, train_alone
 from client.trained_exams import EXAMS_FILE, MARKS_FILE, forgotten_notice, mark_forgotten, trained_exams
 from climb_model.data.exam import DataError
 from climb_model.intake.forgotten import SITE_LOCK, is_forgotten
-from climb_model.intake.pseudonym import site_key
+from climb_model.intake.pseudonym import patient_id, pseudonym, site_key
 from climb_model.lock import LockedError, only_process
 from climb_model.prepare import read_exams
 from configs.errors import UserError
@@ -431,3 +431,87 @@ def test_the_command_removes_and_says_what_it_cannot(site: Path, command: Comman
     code, told, error = command(main, "forget", "nobody", "--site", site)
     assert (code, told) == (1, "")
     assert error.startswith("climb-site: site 'KLINIK' has no trace of exam 'nobody'")
+
+
+# By the numbers that a patient knows
+
+
+ACCESSION, PATIENT = "A-4711-Q", "0008150815"
+
+
+@pytest.fixture
+def named(site: Path) -> tuple[str, str]:
+    """Two exams of one patient under their pseudonyms; the first came under ACCESSION."""
+    key = site_key(site)
+    exams = (pseudonym(key, "accession", ACCESSION), pseudonym(key, "accession", "another"))
+    tables = site / "metadata_unilateral"
+    for old, new in zip((WHOLE, "KLINIK0001"), exams, strict=True):
+        for folder in ("data", "data_unilateral"):
+            for path in sorted((site / folder).glob(f"{old}*")):
+                path.rename(path.with_name(path.name.replace(old, new)))
+        for table in tables.iterdir():
+            table.write_text(table.read_text("utf-8").replace(old, new), "utf-8")
+    path = tables / "annotation.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    place = lines[0].index("PatientID")
+    for line in lines[1:]:
+        if line[0].startswith(exams):
+            line[place] = patient_id(PATIENT, key)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
+    return exams
+
+
+def test_an_exam_is_forgotten_by_its_accession_number(
+    site: Path, named: tuple[str, str], command: Command
+) -> None:
+    code, out, err = command(main, "forget", "--accession", ACCESSION, "--site", site)
+    assert (code, err) == (0, "")
+    assert ACCESSION not in out
+    assert naming(site, named[0]) == []
+    assert naming(site, named[1])
+    assert naming(site, ACCESSION) == []
+    again, out, _ = command(main, "forget", "--accession", ACCESSION, "--site", site)
+    assert again == 0
+    assert "it was forgotten before" in out
+
+
+def test_all_exams_of_a_patient_are_forgotten_by_her_number(
+    site: Path, named: tuple[str, str], command: Command
+) -> None:
+    before = everything(site)
+    code, out, _ = command(main, "forget", "--patient", PATIENT, "--site", site, "--dry-run")
+    assert code == 0
+    assert all(f"would be removed of {exam}:" in out for exam in named)
+    assert everything(site) == before
+    code, out, err = command(main, "forget", "--patient", PATIENT, "--site", site)
+    assert (code, err) == (0, "")
+    assert PATIENT not in out
+    assert [naming(site, word) for word in (*named, PATIENT)] == [[], [], []]
+    assert len(read_exams(site, SETTINGS, need_reports=True, need_findings=True).exams) == 4
+
+
+@pytest.mark.usefixtures("named")
+def test_a_number_that_nobody_has_changes_nothing_and_is_not_repeated(site: Path, command: Command) -> None:
+    before = everything(site)
+    for option in ("--accession", "--patient"):
+        code, out, err = command(main, "forget", option, "Q-NOBODY", "--site", site)
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert "Q-NOBODY" not in err
+    assert everything(site) == before
+    (site / "private" / "pseudonym.key").unlink()
+    code, _, err = command(main, "forget", "--accession", ACCESSION, "--site", site)
+    assert code == 1
+    assert "private/pseudonym.key: name its exams by their UID" in err
+    assert not (site / "private" / "pseudonym.key").exists()
+
+
+@pytest.mark.parametrize(
+    "exam", [[], [LEFT, "--accession", "1"], ["--accession", "1", "--patient", "1"], ["--patient", ""]]
+)
+def test_exactly_one_name_or_number_is_wanted(site: Path, exam: list[str], command: Command) -> None:
+    code, out, err = command(main, "forget", *exam, "--site", site)
+    assert code in (1, 2)
+    assert (out, err.count("\n")) == ("", 1)

@@ -98,10 +98,12 @@ def import_parquet(
         entries = (*outside, *left_out, *changed, *faults, *unclear, *written.left_out)
         write_report(site_dir, entries)
     reports = read_reports(site_dir)
+    num_there = sum((site_dir / UNILATERAL / row.uid).is_dir() for row in wanted)
     notices = (f"{num_made} reports are made from Lesion; nobody wrote them",) if num_made else ()
     return ImportResult(
         num_imported=len(made),
-        num_present=len(done),
+        num_present=num_there - len(made),
+        num_left_out=len(rows) - num_there,
         num_breasts=len(there),
         num_reports=sum(bool(reports.get(row.uid)) for row in there),
         redacted={},

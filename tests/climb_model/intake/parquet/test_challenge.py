@@ -310,7 +310,7 @@ def test_other_images_change_nothing_unless_they_are_to_replace(tmp_path: Path) 
     other = table(Image_Pre=images, Lesion=[0, 2, 2])
     result = run(store(path.parent.parent / "a.parquet", other), site, make_reports=False)
     assert [(entry.study, entry.reason) for entry in result.entries] == [("000_right", challenge.CHANGED)]
-    assert (result.num_imported, result.num_present) == (0, 2)
+    assert (result.num_imported, result.num_present, result.num_left_out) == (0, 3, 0)
     del before[site / "import-report.csv"]
     assert {each: each.read_bytes() for each in before} == before
     result = run(path, site, replace=True)
