@@ -155,7 +155,7 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
     habit, apart = plan.habit, plan.habit.dynamic == "a series each"
     told = habit.told_by == "temporal position"
     begin = plan.when + timedelta(minutes=6)
-    lost = (0, grids[0].voxels.shape[2] // 2) if plan.kind == "missing slice" else None
+    lost = (0, _lost_slice(plan, grids[0])) if plan.kind == "missing slice" else None
     taken = [
         Phase(
             grid=grid,
@@ -187,6 +187,12 @@ def _dynamic(plan: StudyPlan, grids: list[Grid]) -> list[SeriesPlan]:
         )
         for number, phase in enumerate(taken)
     ]
+
+
+def _lost_slice(plan: StudyPlan, grid: Grid) -> int:
+    """The first, the middle or the last slice, by the study."""
+    last = grid.voxels.shape[2] - 1
+    return (0, last // 2 + 1, last)[sum(plan.seed) % 3]
 
 
 def _dressed(series: SeriesPlan, plan: StudyPlan) -> SeriesPlan:

@@ -180,7 +180,7 @@ def _after_contrast(run: Sequence[Stack], stacks: Sequence[Stack]) -> Dynamic | 
         if not earlier:
             raise SeriesError(
                 "the dynamic series is called post-contrast, and no T1 volume of its geometry "
-                "was acquired before it"
+                "was acquired before it: it is absent, or slices of it are missing or damaged"
             )
         if not native and len(earlier) > 1:
             raise SeriesError(f"{len(earlier)} T1 volumes could be the one before contrast; {NAME_IT}")
