@@ -25,7 +25,7 @@ CONVERT = "convert the exam again from its DICOM files"
 
 FILES = {
     "files.unreadable": Kind(
-        ERROR, "the file cannot be read", "look at the disk and the file's rights", True
+        ERROR, "the file or folder cannot be read", "look at the disk and at its rights", True
     ),
     "files.truncated": Kind(ERROR, "the file ends too early", AGAIN, True),
     "files.damaged": Kind(ERROR, "the file is damaged: its bytes do not fit its checksum", AGAIN, True),
