@@ -94,8 +94,8 @@ UNDETECTABLE_OF_A_STUDY = UNDETECTABLE_OF_A_FILE | {
 """The same where one file is the whole study."""
 
 
-LAYOUTS = ("classic", "enhanced", "single")
-"""A file a slice, an enhanced file a phase, one enhanced file."""
+LAYOUTS = ("classic", "apart", "enhanced", "single")
+"""A file a slice, the same with a series a phase, an enhanced file a phase, one enhanced file."""
 
 
 def base_series(mr_files: Any, folder: Path, layout: str, syntax: str) -> Path:
@@ -105,11 +105,22 @@ def base_series(mr_files: Any, folder: Path, layout: str, syntax: str) -> Path:
     flat = [one for slices in phases for one in slices]
     files = {
         "classic": flat,
+        "apart": series_apart(mr_files) if layout == "apart" else [],
         "enhanced": [mr_files.enhanced(slices) for slices in phases],
         "single": [mr_files.enhanced(flat)],
     }[layout]
     mr_files.save(folder, files)
     return mr_files.compress(folder, syntax) if syntax else folder
+
+
+def series_apart(mr_files: Any) -> list[Any]:
+    """Each phase in a series of its own; only its time tells which it is."""
+    files: list[Any] = []
+    for phase in range(PHASES):
+        for data in mr_files.stack(SLICES, phase, series=f"{mr_files.series}.{phase + 7}"):
+            del data.TemporalPositionIdentifier
+            files.append(data)
+    return files
 
 
 def pixel_start(content: bytes) -> int:
@@ -164,14 +175,18 @@ def import_tree(folder: Path) -> dict[str, Any]:
     """All that an import makes of a tree, as plain values."""
     from climb_model.intake.dicom.headers import scan
     from climb_model.intake.dicom.stacks import find_stacks, read_voxels
-    from climb_model.intake.study import SeriesError
+    from climb_model.intake.study import SeriesError, Stack
 
     found = scan(folder)
     told = [one.reason for one in found.left_out]
     volumes: list[Any] = []
+    named: list[dict[str, str]] = []
     for study in found.studies:
+        of_study: list[Stack] = []
+        digests: dict[int, str] = {}
         for series in study.series:
             stacks, left_out = find_stacks(series)
+            of_study += stacks
             told += [one.reason for one in left_out]
             for stack in stacks:
                 told += stack.notices
@@ -180,6 +195,7 @@ def import_tree(folder: Path) -> dict[str, Any]:
                 except SeriesError as error:
                     told.append(str(error))
                     continue
+                digests[id(stack)] = hashlib.sha256(voxels.astype("<f4").tobytes()).hexdigest()
                 volumes.append(
                     {
                         "study": [study.uid, study.accession, study.patient, study.date, study.age_days],
@@ -190,10 +206,25 @@ def import_tree(folder: Path) -> dict[str, Any]:
                         "kind": [stack.frames[0].echo_ms, list(stack.frames[0].image_type)],
                         "affine": stack.geometry.affine.round(5).tolist(),
                         "shape": voxels.shape,
-                        "voxels": hashlib.sha256(voxels.astype("<f4").tobytes()).hexdigest(),
+                        "voxels": digests[id(stack)],
                     }
                 )
-    return {"told": told, "volumes": volumes}
+        named.append(name_volumes(study, of_study, digests))
+    return {"told": told, "volumes": volumes, "named": named}
+
+
+def name_volumes(study: Any, stacks: list[Any], digests: dict[int, str]) -> dict[str, str]:
+    """Name of each sequence of an exam to its voxels' digest; empty if the exam is refused."""
+    from climb_model.intake.mapping import SeriesMapping
+    from climb_model.intake.sequences.recognise import name_stacks
+    from climb_model.intake.study import SeriesError
+
+    try:
+        sequences = name_stacks(study, stacks, SeriesMapping()).sequences
+    except SeriesError:
+        return {}
+    named = {name: digests.get(id(stack), "") for name, stack in sequences.items()}
+    return named if all(named.values()) else {}  # the import refuses it
 
 
 def changed_keywords(before: Path, after: Path) -> set[str]:
@@ -221,6 +252,7 @@ def test_no_damaged_file_is_imported_wrongly_in_silence(mr_files: Any, tmp_path:
     untouched = run_batch([str(folder) for folder in bases.values()])  # under the same limits
     expected = dict(zip(bases, untouched, strict=True))
     assert all(result["told"] == [] and len(result["volumes"]) == PHASES for result in expected.values())
+    assert all([*map(list, result["named"])] == [["Pre", "Post_1", "Post_2"]] for result in untouched)
     rng = random.Random(20261122)
     cases: list[dict[str, str]] = []
     for number in range(NUM_CASES):
@@ -249,23 +281,42 @@ def test_no_damaged_file_is_imported_wrongly_in_silence(mr_files: Any, tmp_path:
 def judge(case: dict[str, str], result: dict[str, Any], expected: dict[str, Any], base: Path) -> str:
     if "crash" in result:
         return f"WRONG crash {result['crash']}"
+    names = {digest: name for name, digest in expected["named"][0].items()}
+    for exam in result["named"]:
+        for name, digest in exam.items():
+            if names.get(digest, name) != name:
+                return f"WRONG name: {names[digest]} is called {name}"
+            if digest not in names and not (result["told"] or is_undetectable(case, base)):
+                return f"WRONG voxels of {name}"
     if result["volumes"] == expected["volumes"]:
         return "same volumes" + (", with a word about it" if result["told"] else "")
     if result["told"]:
         return "left out or noted"
+    undetectable = is_undetectable(case, base)
+    if undetectable:
+        return undetectable
+    series = {tuple(volume["study"][:1] + volume["series"][:1]) for volume in result["volumes"]}
+    before = {tuple(volume["study"][:1] + volume["series"][:1]) for volume in expected["volumes"]}
+    if len(series) > len(before):
+        return "listed as a series of its own"
+    return f"WRONG {sorted(changes(case, base))}"
+
+
+def is_undetectable(case: dict[str, str], base: Path) -> str:
+    """Why no import can see a change; empty if it can."""
     if case["kind"] == "codestream":
         return "undetectable (compressed pixels carry no checksum)"
-    series = {tuple(volume["study"][:1] + volume["series"][:1]) for volume in result["volumes"]}
-    if len(series) > 1:
-        return "listed as a series of its own"
-    with warnings.catch_warnings(action="ignore"):
-        changed = changed_keywords(base / case["file"], Path(case["folder"]) / case["file"])
-    single = case["base"].startswith("single")
-    if single and changed <= UNDETECTABLE_OF_A_STUDY:
+    changed = changes(case, base)
+    if case["base"].startswith("single") and changed <= UNDETECTABLE_OF_A_STUDY:
         return f"undetectable (another legal value for a whole study: {', '.join(sorted(changed))})"
     if case["base"].startswith("enhanced") and changed <= UNDETECTABLE_OF_A_FILE:
         return f"undetectable (another legal value for a whole phase: {', '.join(sorted(changed))})"
-    return f"WRONG {sorted(changed)}"
+    return ""
+
+
+def changes(case: dict[str, str], base: Path) -> set[str]:
+    with warnings.catch_warnings(action="ignore"):
+        return changed_keywords(base / case["file"], Path(case["folder"]) / case["file"])
 
 
 def run_batch(folders: list[str]) -> list[dict[str, Any]]:
