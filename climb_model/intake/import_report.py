@@ -30,8 +30,8 @@ class ImportResult:
     num_present: int
     """Exams of an earlier import that stay."""
 
-    num_left_out: int
-    """Exams that are not there after this import."""
+    num_left_out: int = 0
+    """Exams of the export that are not there after this import."""
 
     num_breasts: int
     num_reports: int
