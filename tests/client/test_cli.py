@@ -51,10 +51,9 @@ def test_options_of_another_kind_of_import_are_refused(
 def test_an_import_that_finds_no_exam_fails_and_says_what_it_found(tmp_path: Path, command: Command) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "note.txt").write_text("x")
-    code, out, _ = command(main, "import", tmp_path / "in", tmp_path / "SITE")
-    assert code == 1
-    assert "0 exams imported" in out
-    assert "1 x file: not a DICOM file" in out
+    code, out, err = command(main, "import", tmp_path / "in", tmp_path / "SITE")
+    assert (code, out) == (1, "")
+    assert err == f"climb-site: import: no exam below {tmp_path / 'in'}: 1 x not a DICOM file\n"
 
 
 @pytest.mark.parametrize("series", ["=T1", "Pre=", ""])
