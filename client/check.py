@@ -88,7 +88,7 @@ def class_lines(result: Result) -> list[str]:
 def verdict(result: Result) -> str:
     """One sentence at the end."""
     errors, warnings, _ = (len(result.of(severity)) for severity in SEVERITIES)
-    told = f"errors of {errors} kinds, warnings of {warnings}"
+    told = f"kinds of errors: {errors}, of warnings: {warnings}"
     if result.passed:
         return f"{told}: nothing must be mended"
     return f"{told}: mend the errors before the site takes part; --show-ids names the exams"

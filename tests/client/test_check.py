@@ -64,7 +64,7 @@ def test_a_sound_site_exits_with_0(command: Command, folder: Path) -> None:
     assert re.fullmatch(r"Lesion 0/1/2: train \d+/\d+/\d+, val 0/0/0, test \d+/\d+/\d+", lesions)
     assert sum(map(int, re.findall(r"\d+", lesions)[3:])) == 60
     assert re.fullmatch(r"positive in train/val/test: Zyste \d+/0/\d+, Karzinom \d+/0/\d+", positives)
-    assert "errors of 0 kinds, " in out
+    assert "kinds of errors: 0, of warnings: " in out
     assert ": nothing must be mended\n" in out
     assert "machine.time" in out
 
