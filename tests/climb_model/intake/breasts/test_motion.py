@@ -146,7 +146,7 @@ def test_a_correction_that_is_no_better_is_rejected_and_said(monkeypatch: pytest
     moved = Moved("still")
     phase = moved.matched("rigid")
     assert phase.figures["kept"] is False
-    assert phase.figures["reason"] == "no better than without"
+    assert phase.figures["reason"] == "hardly better than without"
     assert phase.figures["largest_mm"] == pytest.approx(15.59, abs=0.01)  # 9 * sqrt(3)
     assert np.array_equal(phase.values.voxels, resample(moved.post, GRID).voxels)
 
