@@ -323,7 +323,7 @@ def test_the_demo_s_auc_from_imported_dicom_lies_within_its_interval(tmp_path: P
     door = pass_the_door(tmp_path, sites=NUM_SITES, exams=EXAMS, central_exams=CENTRAL_EXAMS, workers=2)
     summaries: dict[str, dict[str, Any]] = {}
     for name, root in (("drawn", door.drawn), ("imported", door.sites)):
-        out = tmp_path / name
+        out = tmp_path / f"run-{name}"
         code = climb_sim(["run", "--preset", "demo", "--data", str(root), "--out", str(out)])
         assert code == 0
         summaries[name] = json.loads((out / "summary.json").read_text("utf-8"))
