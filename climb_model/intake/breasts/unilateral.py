@@ -33,8 +33,8 @@ SPACING_MM = (0.7, 0.7, 3.0)
 """Column, row, slice."""
 SIZE = (256, 256, 32)
 """Columns from the midline outward, rows from the breasts' front backward, slices."""
-MARGIN_MM = 7.0
-"""Air kept in front of the breasts."""
+MARGIN_MM = 16.0
+"""Air kept in front of the breasts; the model's grid (224 of 256 rows, to the centre) takes 11 mm of it."""
 OFF_MM = 6.0
 """A body contour that lies farther from Pre's is told."""
 
@@ -162,11 +162,11 @@ def _read(name: str, path: Path) -> Image:
 
 
 def _first_mm(breasts: Breasts, pre: Image) -> tuple[float, float, float]:
-    """The field's first point, in mm along Pre's axes; the field does not reach beyond Pre if it need not."""
+    """The field's first point, in mm along Pre's axes; slices do not reach beyond Pre if they need not."""
     columns = 2 * SIZE[0] if breasts.pair else SIZE[0]
     lengths = [(size - 1) * mm for size, mm in zip(pre.voxels.shape, spacing_mm(pre.affine), strict=True)]
     reach = [(size - 1) * mm for size, mm in zip(SIZE, SPACING_MM, strict=True)]
-    last_row = min(breasts.front_mm + MARGIN_MM, lengths[1])
+    last_row = breasts.front_mm + MARGIN_MM
     spare = lengths[2] - reach[2]
     first_slice = min(max(breasts.centre_mm - reach[2] / 2, 0), spare) if spare > 0 else spare / 2
     return breasts.middle_mm - (columns - 1) / 2 * SPACING_MM[0], last_row - reach[1], first_slice

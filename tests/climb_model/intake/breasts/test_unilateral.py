@@ -127,7 +127,9 @@ def test_t2_on_a_grid_of_its_own_lands_at_the_same_points(
         assert volume.voxels.dtype == np.float32
         index, points = points_of(volume)
         found = volume.voxels[tuple(index.T)]
-        known = found != 0
+        at = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+        between = ((at >= 0) & (at <= np.array(shape) - 1)).all(axis=1)  # not beyond the last voxels' centres
+        known = (found != 0) & between
         assert known.sum() > 500
         assert np.abs(found - points_to_wave(points))[known].max() < 1.5  # curvature over 3 mm
 
