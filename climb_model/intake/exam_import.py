@@ -17,13 +17,12 @@ from climb_model.intake.breasts.unilateral import split_exam, write_side
 from climb_model.intake.dicom.stacks import all_stacks, find_stacks
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.nifti.source import NiftiExam, write_native_copy
-from climb_model.intake.sequences.native import read_provenance, write_native
+from climb_model.intake.sequences.native import PROVENANCE, read_provenance, write_native
 from climb_model.intake.sequences.patterns import matches
 from climb_model.intake.sequences.recognise import name_stacks
 from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
 
 NATIVE, UNILATERAL = "data", "data_unilateral"
-PROVENANCE = "provenance.json"
 UNFINISHED = ".unfinished"
 """Ending of folders that are being written."""
 ASIDE = ".old"

@@ -39,12 +39,11 @@ from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.mapping import SiteMapping
-from climb_model.intake.parquet.made_marker import read_reports
 from climb_model.intake.pseudonym import site_key
-from climb_model.intake.reports.site_tables import ExamRow, exams_of_patients, write_tables
+from climb_model.intake.reports.site_tables import FOLDER, ExamRow, exams_of_patients, write_tables
 from climb_model.intake.reports.table import ReportTable, read_report_table
 from climb_model.intake.sequences.recognise import RULES_VERSION
-from climb_model.intake.site_records import known_splits
+from climb_model.intake.site_records import known_splits, read_reports
 from climb_model.intake.study import LeftOut
 from climb_model.lock import only_process
 
@@ -109,44 +108,48 @@ def import_site(
         found, unnamed = named_candidates(sources, key)
         present, jobs, stays = _plan(found, site_dir, options, key)
         made = _work(jobs, options.workers, tell)
-        outcomes = present | {outcome.exam: outcome for outcome in made if outcome.sides}
         _drop_rows(site_dir, made, present)
-        texts = ExamTexts(
-            table,
-            [each.study for each in found],
-            key=key,
-            shares=options.shares,
-            earlier=exams_of_patients(site_dir),
-            splits=known_splits(site_dir),
-        )
-        for each in found:
-            texts.learn_split(each.study, each.patient)
+        outcomes = present | {outcome.exam: outcome for outcome in made if outcome.sides}
+        texts = _texts(table, found, site_dir, key, options.shares)
         rows = [row for each in found if each.exam in outcomes for row in _rows(texts, each, outcomes)]
         written = write_tables(site_dir, rows)
         failed = [outcome for outcome in made if not outcome.sides]
-        told = (
-            *left_out,
-            *unnamed,
-            *stays,
-            *_entries(failed),
-            *_kept(made, present),
-            *_entries(outcomes.values()),
+        entries = (
+            *(*left_out, *unnamed, *stays),
+            *(*_entries(failed), *_kept(made, present), *_entries(outcomes.values())),
+            *(*texts.left_out, *written.left_out),
         )
-        entries = (*told, *texts.left_out, *written.left_out)
         write_report(site_dir, entries)
         reports = read_reports(site_dir)
-    num_reports = sum(bool(reports.get(row.uid)) for row in rows)
+    num_imported = len(made) - len(failed)
     unmatched = texts.unmatched([each.study for each in found if each.exam in outcomes])
     return ImportResult(
-        num_imported=sum(bool(outcome.sides) for outcome in made),
-        num_present=len(outcomes) - sum(bool(outcome.sides) for outcome in made),
+        num_imported=num_imported,
+        num_present=len(outcomes) - num_imported,
         num_left_out=len({each.exam for each in found} - set(outcomes)),
         num_breasts=len(rows),
-        num_reports=num_reports,
+        num_reports=sum(bool(reports.get(row.uid)) for row in rows),
         redacted=dict(texts.redacted),
         entries=entries,
         notices=(*unmatched, *written.notices),
     )
+
+
+def _texts(
+    table: ReportTable | None, found: Sequence[Candidate], site_dir: Path, key: bytes, shares: Shares
+) -> ExamTexts:
+    """The table's texts, told of all studies and of what the site holds already."""
+    texts = ExamTexts(
+        table,
+        [each.study for each in found],
+        key=key,
+        shares=shares,
+        earlier=exams_of_patients(site_dir),
+        splits=known_splits(site_dir),
+    )
+    for each in found:
+        texts.learn_split(each.study, each.patient)
+    return texts
 
 
 def _report_table(options: ImportOptions, site_dir: Path) -> ReportTable | None:
@@ -177,7 +180,7 @@ def check_folders(source: Path, site_dir: Path) -> None:
             f"import: {source} and {site_dir} lie one inside the other; keep the export apart",
             "the export and the site's folder lie one inside the other",
         )
-    for part in (NATIVE, UNILATERAL, "metadata_unilateral", "private"):
+    for part in (NATIVE, UNILATERAL, FOLDER, "private"):
         if (site_dir / part).is_symlink():
             fact = f"{part} of the site's folder is a symbolic link; wanted a folder"
             raise DataError(f"import: {fact} ({site_dir / part})", fact)
@@ -265,7 +268,7 @@ def _drop_rows(site_dir: Path, made: Iterable[ExamOutcome], present: Mapping[str
         if outcome.sides and outcome.exam in present
         for side in set(present[outcome.exam].sides) - set(outcome.sides)
     }
-    for path in sorted((site_dir / "metadata_unilateral").glob("*.csv")) if gone else ():
+    for path in sorted((site_dir / FOLDER).glob("*.csv")) if gone else ():
         content, number = change_rows(path, lambda row: None if row.get("uid") in gone else row)
         if number:
             write_atomic(path, content)

@@ -16,7 +16,7 @@ from climb_model.data.made_reports import MADE, is_made, made_report
 from climb_model.data.tables import folded, whole_number
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
-from climb_model.intake.parquet.made_marker import read_reports, write_marker
+from climb_model.intake.parquet.made_marker import write_marker
 from climb_model.intake.parquet.rows import (
     AFFINE,
     IMAGE,
@@ -31,6 +31,7 @@ from climb_model.intake.parquet.volumes import write_volume
 from climb_model.intake.pseudonym import site_key
 from climb_model.intake.reports.site_tables import ExamRow, assign_split, write_tables
 from climb_model.intake.sequences.native import PROVENANCE, read_provenance
+from climb_model.intake.site_records import read_reports
 from climb_model.intake.study import LeftOut, SeriesError
 from climb_model.lock import only_process
 from climb_model.made_by import made_by

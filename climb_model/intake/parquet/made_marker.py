@@ -7,20 +7,11 @@ from pathlib import Path
 
 from climb_model.atomic import write_text_atomic
 from climb_model.data.made_reports import is_made
-from climb_model.data.tables import read_table
 from climb_model.intake.reports.site_tables import FOLDER
+from climb_model.intake.site_records import read_reports
 
 MARKER = "reports-made.json"
 """Beside reports.csv: `{"kind": "made from Lesion", "count": n}`."""
-
-
-def read_reports(site_dir: Path) -> dict[str, str]:
-    """UID to text of reports.csv; empty without one."""
-    path = site_dir / FOLDER / "reports.csv"
-    if not path.is_file():
-        return {}
-    table = read_table(path, ("UID", "Report"), site=site_dir.resolve().name)
-    return {row["UID"]: row["Report"] for row in table.rows}
 
 
 def write_marker(site_dir: Path) -> int:
