@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from climb_model.atomic import write_text_atomic
 from climb_model.data.exam import DataError
 from climb_model.intake.breasts.unilateral import split_exam, write_side
 from climb_model.intake.dicom.stacks import all_stacks, find_stacks
+from climb_model.intake.drafts import draft_of, remove, show
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.nifti.source import NiftiExam, write_native_copy
 from climb_model.intake.sequences.native import PROVENANCE, read_provenance, write_native
@@ -23,10 +23,6 @@ from climb_model.intake.sequences.recognise import name_stacks
 from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
 
 NATIVE, UNILATERAL = "data", "data_unilateral"
-UNFINISHED = ".unfinished"
-"""Ending of folders that are being written."""
-ASIDE = ".old"
-"""Ending of folders that are being replaced."""
 MADE = ("source", "recipe")
 """What the provenance of an exam and of its breasts must share."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -123,7 +119,7 @@ def import_exam(job: ExamJob) -> ExamOutcome:
 
 def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
     with ExitStack() as drafts:
-        native = drafts.enter_context(_draft(job.site_dir / NATIVE / job.exam))
+        native = drafts.enter_context(draft_of(job.site_dir / NATIVE / job.exam))
         written = _write_native(job, native, left_out)
         split = split_exam(written.files, laterality=written.laterality, motion=job.motion)
         sides = tuple(sorted(split.sides))
@@ -131,7 +127,7 @@ def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
         breasts: dict[Path, Path] = {}
         for side, breast in split.sides.items():
             folder = side_folder(job.site_dir, job.exam, side)
-            breasts[folder] = drafts.enter_context(_draft(folder))
+            breasts[folder] = drafts.enter_context(draft_of(folder))
             record = {"files": write_side(breast, breasts[folder]), "made": split.provenance}
             _write_json(breasts[folder] / PROVENANCE, record | made)
         notices = (*written.notices, *split.notices)
@@ -142,10 +138,10 @@ def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
         }
         _write_json(native / PROVENANCE, written.provenance | made | told)
         for folder, draft in breasts.items():
-            _show(draft, folder)
+            show(draft, folder)
         for side in {"left", "right"} - set(sides):
-            _remove(side_folder(job.site_dir, job.exam, side))
-        _show(native, job.site_dir / NATIVE / job.exam)
+            remove(side_folder(job.site_dir, job.exam, side))
+        show(native, job.site_dir / NATIVE / job.exam)
     return ExamOutcome(exam=job.exam, sides=sides, left_out=tuple(left_out), notices=notices)
 
 
@@ -194,51 +190,6 @@ def _files(source: Study | NiftiExam) -> set[Path]:
     if isinstance(source, NiftiExam):
         return {volume.path for volume in source.files.values()}
     return {frame.path for series in source.series for frame in series.frames}
-
-
-@contextmanager
-def _draft(folder: Path) -> Generator[Path]:
-    """A fresh folder beside `folder` that no reader takes for an exam; removed unless it was shown."""
-    draft = folder.with_name(f".{folder.name}{UNFINISHED}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _show(draft: Path, folder: Path) -> None:
-    """Put a finished draft in its place; an older folder steps aside first."""
-    if folder.exists():
-        folder.rename(_aside(folder))
-    draft.rename(folder)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder away in one step, then its files."""
-    if folder.exists():
-        folder.rename(_aside(folder))
-        shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}{ASIDE}")
-
-
-def tidy(site_dir: Path) -> None:
-    """Undo what an import left that was killed: drafts go, what stepped aside for nothing comes back."""
-    for part in (NATIVE, UNILATERAL):
-        for draft in (site_dir / part).glob(f".*{UNFINISHED}"):
-            if draft.is_dir():
-                shutil.rmtree(draft)
-        for old in (site_dir / part).glob(f".*{ASIDE}"):
-            folder = old.with_name(old.name.removeprefix(".").removesuffix(ASIDE))
-            if old.is_dir() and not folder.exists():
-                old.rename(folder)
-            elif old.is_dir():
-                shutil.rmtree(old)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

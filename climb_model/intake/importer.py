@@ -25,6 +25,7 @@ from climb_model.intake.candidates import (
     named_candidates,
     nothing_found,
 )
+from climb_model.intake.drafts import tidy
 from climb_model.intake.exam_import import (
     NATIVE,
     UNILATERAL,
@@ -33,7 +34,6 @@ from climb_model.intake.exam_import import (
     ExamOutcome,
     earlier_exam,
     import_exam,
-    tidy,
 )
 from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
@@ -99,7 +99,8 @@ def import_site(
     check_folders(source, site_dir)
     (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
-        tidy(site_dir)
+        for part in (NATIVE, UNILATERAL):
+            tidy(site_dir / part)
         table = _report_table(options, site_dir)
         sources, left_out = _sources(source, options, nifti=nifti, tell=tell)
         if not sources:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+VENDORS = ("SIEMENS", "GE", "PHILIPS", "CANON", "TOSHIBA", "HITACHI")
+"""Makers that a study is told by; all others are `other`, never the tag's own words."""
+
 
 class SeriesError(ValueError):
     """A series that cannot be imported; says why without a word of free text from its files."""
@@ -121,7 +124,7 @@ class Study:
     """Names of persons in the headers (patient, physicians, operators), to be found in the report."""
 
     vendor: str
-    """SIEMENS, GE, PHILIPS, CANON, TOSHIBA, HITACHI, other; never the tag's own words."""
+    """One of `VENDORS`, or `other`."""
 
     field_strength_t: float | None
     series: tuple[Series, ...]

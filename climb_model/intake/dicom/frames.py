@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
 
 from climb_model.intake.dicom.tags import first_item, number, numbers, seconds, text, texts, whole
-from climb_model.intake.study import Frame
+from climb_model.intake.study import VENDORS, Frame
 
 MULTI_FRAME_MR = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 
@@ -63,7 +63,6 @@ HEADER_TAGS = (
 
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 """JPEG baseline and extended, JPEG-LS near-lossless: never without loss."""
-_VENDORS = ("SIEMENS", "GE", "PHILIPS", "CANON", "TOSHIBA", "HITACHI")
 _NO_AGENT = {"", "NONE", "NO", "N", "NOCONTRAST", "NO CONTRAST", "0"}
 _DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 _GAUSS_PER_TESLA = 10_000
@@ -119,7 +118,7 @@ def describe(path: Path, tags: Dataset) -> FileHeader:
 
 def _study_tags(tags: Dataset) -> StudyTags:
     maker = text(tags, "Manufacturer").upper()
-    vendor = next((name for name in _VENDORS if maker.startswith(name)), "other")
+    vendor = next((name for name in VENDORS if maker.startswith(name)), "other")
     strength = number(tags, "MagneticFieldStrength")
     if strength is not None and strength > 100:
         strength /= _GAUSS_PER_TESLA

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from climb_model.atomic import write_text_atomic
 from climb_model.data.exam import SPLITS
 from climb_model.data.made_reports import MADE, is_made, made_report
 from climb_model.data.tables import folded, whole_number
+from climb_model.intake.drafts import draft_of, show, tidy
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
 from climb_model.intake.import_report import ImportResult, write_report
 from climb_model.intake.parquet.made_marker import write_marker
@@ -39,7 +39,6 @@ from climb_model.made_by import made_by
 UNILATERAL = "data_unilateral"
 
 CHANGED = "the exam is there already, made of another image; --replace imports it anew"
-_LEFTOVERS = (".unfinished", ".old")
 
 Progress = Callable[[int, int], None]
 """Called with how many rows are done, and of how many."""
@@ -86,7 +85,7 @@ def import_parquet(
     (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
         claim(site_dir, rows[0].cells["Institution"])
-        _remove_drafts(site_dir)
+        tidy(site_dir / UNILATERAL)
         wanted, left_out = _usable(rows, site_dir)
         done, changed = (set[str](), []) if replace else _present(wanted, site_dir)
         others = {entry.study for entry in changed}
@@ -134,13 +133,6 @@ def _usable(rows: Sequence[Row], site_dir: Path) -> tuple[list[Row], list[LeftOu
     return wanted, left_out
 
 
-def _remove_drafts(site_dir: Path) -> None:
-    """Remove what an import left that was killed; under the lock there is no other."""
-    for ending in _LEFTOVERS:
-        for draft in (site_dir / UNILATERAL).glob(f".*{ending}"):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
 def _present(rows: Sequence[Row], site_dir: Path) -> tuple[set[str], list[LeftOut]]:
     """UIDs that an earlier import made of the same image, and those that it made of another."""
     earlier = {
@@ -181,10 +173,7 @@ def _write_exam(cells: Mapping[str, Any], folder: Path) -> None:
     Raises:
         SeriesError: an image that cannot be used, or none.
     """
-    draft = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with draft_of(folder) as draft:
         files: dict[str, Any] = {}
         for column, cell in cells.items():
             sequence = _sequence(column)
@@ -204,13 +193,7 @@ def _write_exam(cells: Mapping[str, Any], folder: Path) -> None:
             "files": files,
         }
         write_text_atomic(draft / PROVENANCE, json.dumps(record, indent=1, sort_keys=True) + "\n")
-        old = folder.with_name(f".{folder.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        show(draft, folder)
 
 
 def _sequence(column: str) -> str:

@@ -18,12 +18,11 @@ from climb_model.intake.dicom.stacks import read_voxels
 from climb_model.intake.pseudonym import keyed_digest, pseudonym
 from climb_model.intake.sequences.recognise import RULES_VERSION, Named
 from climb_model.intake.sequences.runs import seconds_after
-from climb_model.intake.study import SeriesError, Stack, Study
+from climb_model.intake.study import VENDORS, SeriesError, Stack, Study
 from climb_model.made_by import made_by
 
 PROVENANCE = "provenance.json"
 _NEEDED = ("Pre", "Post_1")
-_VENDORS = ("SIEMENS", "GE", "PHILIPS", "CANON", "TOSHIBA", "HITACHI")
 
 
 def write_native(study: Study, named: Named, folder: Path, *, key: bytes) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def write_native(study: Study, named: Named, folder: Path, *, key: bytes) -> dic
         "program": made_by()["version"],
         "rules": RULES_VERSION,
         "source": source_digest(study, key),
-        "vendor": study.vendor if study.vendor in _VENDORS else "other",
+        "vendor": study.vendor if study.vendor in VENDORS else "other",
         "field_strength_t": study.field_strength_t,
         "age_days": study.age_days,
         "laterality": named.laterality,

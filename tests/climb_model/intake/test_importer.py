@@ -204,11 +204,12 @@ def test_a_killed_import_leaves_whole_exams_only(export: Path, tmp_path: Path) -
     site = tmp_path / "SITE"
     script = (
         "import os, sys; from pathlib import Path; import climb_model.intake.exam_import as one\n"
+        "from climb_model.intake.drafts import aside\n"
         "from climb_model.intake.importer import ImportOptions, import_site\n"
-        "shown = one._show; calls = []\n"
+        "shown = one.show; calls = []\n"
         "def show(draft, folder):\n"
         "    calls.append(folder); shown(draft, folder) if len(calls) < 5 else os.kill(os.getpid(), 9)\n"
-        "one._show = show\n"
+        "one.show = show\n"
         "import_site(Path(sys.argv[1]), Path(sys.argv[2]), ImportOptions())\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(export / "dicom"), str(site)], check=False)
@@ -261,14 +262,15 @@ def test_exams_made_by_other_rules_stay_and_get_their_reports(copy_of: Path, exp
 def test_a_killed_replacement_is_neither_mixed_nor_lost(copy_of: Path, export: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; import climb_model.intake.exam_import as one\n"
+        "from climb_model.intake.drafts import aside\n"
         "from climb_model.intake.importer import ImportOptions, import_site\n"
-        "shown = one._show; calls = []\n"
+        "shown = one.show; calls = []\n"
         "def show(draft, folder):\n"
         "    calls.append(folder)\n"
         "    if len(calls) == 2:  # between the two renames of the second breast\n"
-        "        folder.rename(one._aside(folder)); os.kill(os.getpid(), 9)\n"
+        "        folder.rename(aside(folder)); os.kill(os.getpid(), 9)\n"
         "    shown(draft, folder)\n"
-        "one._show = show\n"
+        "one.show = show\n"
         "import_site(Path(sys.argv[1]), Path(sys.argv[2]), ImportOptions(motion='rigid', replace=True))\n"
     )
     folders = [str(export / "dicom"), str(copy_of)]
