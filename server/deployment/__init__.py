@@ -1,0 +1,1 @@
+"""The coordinator's server: its folder, certificates, members, processes and studies."""

@@ -1,0 +1,1 @@
+"""How a site joins a coordinator and leaves it."""
