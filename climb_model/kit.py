@@ -22,6 +22,7 @@ from typing import cast
 import yaml
 
 from climb_model.atomic import write_atomic
+from climb_model.names import NAME_PATTERN
 from configs.errors import UserError
 
 FORMAT = 1
@@ -209,7 +210,7 @@ def read_request(path: Path) -> Request:
 
 
 def _check_site(path: Path, name: str) -> None:
-    if not re.fullmatch(r"\w[\w.\-]{0,63}", name):
+    if not NAME_PATTERN.fullmatch(name):
         raise KitError(f"{path}: site must be a site's name, got {ascii(name)[:40]}")
 
 

@@ -17,16 +17,9 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from climb_model.atomic import write_atomic, write_text_atomic
-from configs.errors import UserError
+from climb_model.names import RunError, check_name
 from configs.load import settings_from_file, settings_hash, to_yaml
 from configs.schema import Settings
-
-NAME_PATTERN = re.compile(r"\w[\w.\-]{0,63}")
-"""Names of studies and sites: they become names of folders and of TensorBoard's curves."""
-
-
-class RunError(UserError):
-    """A run that cannot start, go on or be read; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,19 +211,6 @@ class RunFolder:
 def study_name(path: Path) -> str:
     """A study's name after its run folder's."""
     return re.sub(r"[^\w.\-]", "_", path.name)[:64].strip(".-") or "run"
-
-
-def check_name(kind: str, name: object) -> str:
-    """A study's or site's name, if it can be a folder's name.
-
-    Raises:
-        RunError: otherwise; the name itself is shown shortened and escaped.
-    """
-    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
-        raise RunError(
-            f"a {kind} is named with 1 to 64 letters, digits, '_', '-' and '.', got {ascii(name)[:40]}"
-        )
-    return name
 
 
 def _dumps(values: Mapping[str, object]) -> str:
