@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.cli import DONE, Tool, existing_folder
+from server.deployment.member_cli import add_members
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-server`; returns the exit code."""
     tool = Tool("climb-server", "The coordinator's side of a study. Research use, not a medical device.")
+    add_members(tool)
     _add_evaluate(tool)
     _add_card(tool)
     return tool.run(arguments)

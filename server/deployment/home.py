@@ -14,7 +14,7 @@ from typing import cast
 import yaml
 
 from climb_model.atomic import write_atomic, write_text_atomic
-from configs.errors import UserError
+from configs.errors import SettingsError, UsageError
 from server.deployment.authority import Pair, expires, issue, new_authority, renewed_authority
 
 VARIABLE = "CLIMB_HOME"
@@ -28,7 +28,7 @@ _HOST = re.compile(r"(?!-)[0-9A-Za-z\-]{1,63}(\.(?!-)[0-9A-Za-z\-]{1,63})*")
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
-class HomeError(UserError):
+class HomeError(UsageError):
     """A coordinator's folder that is missing, there already or changed; one line."""
 
 
@@ -154,12 +154,14 @@ class Home:
         """What `server.yaml` says.
 
         Raises:
-            HomeError: naming the key, what was wanted and what came.
+            SettingsError: naming the key, what was wanted and what came.
         """
         try:
             values: object = yaml.safe_load(self.settings_file.read_text("utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise HomeError(f"{self.settings_file} cannot be read: {' '.join(str(error).split())}") from None
+            raise SettingsError(
+                f"{self.settings_file} cannot be read: {' '.join(str(error).split())}"
+            ) from None
         return _settings(values, str(self.settings_file))
 
     @classmethod
@@ -169,7 +171,7 @@ class Home:
         Raises:
             HomeError: if there is none.
         """
-        home = cls(path)
+        home = cls(path.resolve())
         if not home.settings_file.is_file():
             raise HomeError(f"{path} is no coordinator's folder: make one with climb-server init --host NAME")
         return home
@@ -181,7 +183,8 @@ class Home:
         `server.yaml` comes last: a folder without it is not finished.
 
         Raises:
-            HomeError: if the folder holds anything already, or a setting is impossible.
+            HomeError: if the folder holds anything already.
+            SettingsError: if a setting is impossible.
         """
         home = cls(path.resolve())
         _settings({each.name: vars(settings)[each.name] for each in fields(settings)}, "climb-server init")
@@ -254,23 +257,23 @@ def _write_pair(key: Path, certificate: Path, pair: Pair) -> None:
 def _settings(given: object, source: str) -> HomeSettings:
     names = [each.name for each in fields(HomeSettings)]
     if not isinstance(given, dict):
-        raise HomeError(f"{source}: wanted keys {', '.join(names)}")
+        raise SettingsError(f"{source}: wanted keys {', '.join(names)}")
     values = cast(dict[str, object], given)
     for name in values:
         if name not in names:
-            raise HomeError(f"{source}: unknown key {ascii(name)[:40]}; there are: {', '.join(names)}")
+            raise SettingsError(f"{source}: unknown key {ascii(name)[:40]}; there are: {', '.join(names)}")
     host, listen = values.get("host"), values.get("listen", "0.0.0.0")
     if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
-        raise HomeError(f"{source}: host must be a name or IP address, got {ascii(host)[:60]}")
+        raise SettingsError(f"{source}: host must be a name or IP address, got {ascii(host)[:60]}")
     if not isinstance(listen, str) or not _is_address(listen):
-        raise HomeError(f"{source}: listen must be an IP address, got {ascii(listen)[:60]}")
+        raise SettingsError(f"{source}: listen must be an IP address, got {ascii(listen)[:60]}")
     ports = {name: values[name] for name in ("port", "superlink_port") if name in values}
     for name, port in ports.items():
         if not isinstance(port, int) or not 0 < port < 65536:
-            raise HomeError(f"{source}: {name} must be a port from 1 to 65535, got {ascii(port)[:40]}")
+            raise SettingsError(f"{source}: {name} must be a port from 1 to 65535, got {ascii(port)[:40]}")
     settings = HomeSettings(host=host, listen=listen, **cast(dict[str, int], ports))
     if settings.port == settings.superlink_port:
-        raise HomeError(f"{source}: port and superlink_port must differ, got {settings.port} twice")
+        raise SettingsError(f"{source}: port and superlink_port must differ, got {settings.port} twice")
     return settings
 
 
