@@ -23,7 +23,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run settings name, at the place that `CLIMB_SERVER` names."""
-    place = read_place()
+    place = read_place(context.run_config.get("study"))
     failure = place.run / FAILURE
     failure.unlink(missing_ok=True)
     try:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from configs.cli import DONE, Tool, existing_folder
 from server.deployment.member_cli import add_members
+from server.deployment.study_cli import add_studies
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `climb-server`; returns the exit code."""
     tool = Tool("climb-server", "The coordinator's side of a study. Research use, not a medical device.")
     add_members(tool)
+    add_studies(tool)
     _add_evaluate(tool)
     _add_card(tool)
     return tool.run(arguments)

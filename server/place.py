@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import cast
 
 from climb_model.atomic import write_text_atomic
-from climb_model.runs import RunError
+from climb_model.names import RunError, check_name
 
 VARIABLE = "CLIMB_SERVER"
-"""Environment variable that names a JSON file with the fields of `ServerPlace`."""
+"""Environment variable that names a JSON file with the fields of `ServerPlace`, or a folder of such files.
+
+In a folder `STUDY.json` is the place of a study.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,15 @@ class ServerPlace:
     engine: str = "flower"
     """Told in the summary."""
 
+    flower_runs: tuple[int, ...] = ()
+    """Numbers of the study's runs on the SuperLink of a deployment, oldest first."""
 
-def read_place(environment: Mapping[str, str] | None = None) -> ServerPlace:
-    """The place that `CLIMB_SERVER` names.
+
+def read_place(study: object, environment: Mapping[str, str] | None = None) -> ServerPlace:
+    """The place of a study that `CLIMB_SERVER` names.
+
+    Args:
+        study: as the run settings name it; of use where the variable names a folder.
 
     Raises:
         RunError: if the variable or the file is missing or says something else.
@@ -48,20 +57,32 @@ def read_place(environment: Mapping[str, str] | None = None) -> ServerPlace:
     name = (os.environ if environment is None else environment).get(VARIABLE, "")
     if not name:
         raise RunError(f"the server needs {VARIABLE}: the path of a JSON file with 'data' and 'run'")
+    path = Path(name)
+    return read_place_file(path / f"{check_name('study', study)}.json" if path.is_dir() else path)
+
+
+def read_place_file(path: Path) -> ServerPlace:
+    """What `write_place` wrote.
+
+    Raises:
+        RunError: if there is no such file or it says something else.
+    """
     try:
-        values = cast(dict[str, object], json.loads(Path(name).read_text("utf-8")))
+        values = cast(dict[str, object], json.loads(path.read_text("utf-8")))
         weights = values.pop("weights", None)
+        flower_runs = cast(list[int], values.pop("flower_runs", []))
         return ServerPlace(
             data=Path(str(values.pop("data"))),
             run=Path(str(values.pop("run"))),
             weights=Path(str(weights)) if weights else None,
+            flower_runs=tuple(flower_runs),
             **values,  # type: ignore[arg-type]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{VARIABLE}={name} does not describe the server's place: {error}") from None
+        raise RunError(f"{path} does not describe the server's place: {error}") from None
 
 
 def write_place(path: Path, place: ServerPlace) -> None:
-    """Write the file that `read_place` reads."""
+    """Write the file that `read_place_file` reads."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(place).items()}
     write_text_atomic(path, json.dumps(values, indent=2) + "\n")

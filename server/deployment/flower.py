@@ -138,6 +138,21 @@ def nodes(flower_home: Path) -> list[Node]:
     ]
 
 
+def contacts(flower_home: Path) -> dict[int, str]:
+    """The last contact of each node that ever connected, in words.
+
+    Raises:
+        FlowerError: if the SuperLink does not run.
+    """
+    found: dict[int, str] = {}
+    for node in nodes(flower_home):
+        if node.status == "online":
+            found[node.node] = f"online since {node.online_since}"
+        elif node.offline_since:
+            found[node.node] = f"offline since {node.offline_since}"
+    return found
+
+
 def start_run(flower_home: Path, app: Path, run_config: Path) -> int:
     """Send the bundle and start a run; returns its number.
 

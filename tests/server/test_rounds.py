@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from client.app import app as client_app
 from climb_model.run_config import to_run_config
 from climb_model.runs import RunError, RunFolder
 from configs.load import load_settings
-from server.place import ServerPlace, read_place, write_place
+from server.place import ServerPlace
 from server.rounds import next_global_step, run_study
 from simulation.local_grid import LocalGrid, LocalNode
 from strategies.checked_grid import Traffic
@@ -31,22 +30,6 @@ def test_the_global_step_grows_by_the_mean_of_steps_weighted_by_exams() -> None:
     assert next_global_step(100, traffic) == 107  # (10 * 4 + 30 * 8) / 40 = 7
     traffic.facts["C"] = TrainFacts(1, 500, 0.0, 0.0)
     assert next_global_step(0, traffic) == 19  # 780 / 41 = 19.02
-
-
-def test_the_servers_place_is_read_back_as_written(tmp_path: Path) -> None:
-    place = ServerPlace(data=tmp_path / "d", run=tmp_path / "r", num_sites=4, engine="local")
-    write_place(tmp_path / "server.json", place)
-    assert read_place({"CLIMB_SERVER": str(tmp_path / "server.json")}) == place
-
-
-def test_a_server_without_a_place_says_what_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the server needs CLIMB_SERVER"):
-        read_place({})
-    with pytest.raises(RunError, match="does not describe the server's place"):
-        read_place({"CLIMB_SERVER": str(tmp_path / "none.json")})
-    (tmp_path / "bad.json").write_text(json.dumps({"data": "d", "run": "r", "paths": 1}))
-    with pytest.raises(RunError, match="does not describe the server's place"):
-        read_place({"CLIMB_SERVER": str(tmp_path / "bad.json")})
 
 
 @pytest.fixture
