@@ -17,7 +17,7 @@ from climb_model.data.exam import ExamRecord, Volume
 from climb_model.data.volume import read_volume
 from configs.schema import DataConfig
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised with every change of preprocessing that changes a voxel."""
 
 FOLDER = "prepared"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,13 @@ _FLAT = 1e-6
 def read_volume(exam: ExamRecord, data: DataConfig) -> Volume:
     """One exam on the model's grid, every sequence on Pre's voxels.
 
-    The grid is centred on the first sequence that has a file (Pre, as configured) and lies along that
-    image's own axes in the order slice (feet to head), row (front to back), column (patient's right to
-    left): an oblique image is not rotated. Linear interpolation without smoothing; where the spacing
-    already is the grid's, voxels are copied, so that the centre may be off by half a voxel. A larger image
-    is cropped to the centre, a smaller one padded with zeros.
+    The grid is centred on what the first sequence that has a file (Pre, as configured) covers, and lies
+    along that image's own axes in the order slice (feet to head), row (front to back), column (patient's
+    right to left): an oblique image is not rotated. Planes at the image's ends that are wholly zero are
+    padding: all sequences end where they begin, as if the files had been stored without them. Linear
+    interpolation without smoothing; where the spacing already is the grid's, voxels are copied, so that the
+    centre may be off by half a voxel. A larger image is cropped to the centre, a smaller one padded with
+    zeros.
 
     Foreground is found on the first sequence that is not constant and used for all. Each sequence is
     clipped at the percentiles of its foreground values, everywhere, and z-scored with their mean and
@@ -53,8 +56,8 @@ def read_volume(exam: ExamRecord, data: DataConfig) -> Volume:
         if first is None:
             first = (sequence, image)
             grid = zip((data.slices, data.rows, data.columns), data.spacing_mm, strict=True)
-            sizes = zip(image.voxels.shape, _spacing(image), strict=True)
-            axes = tuple(_axis(*size, *points) for size, points in zip(sizes, grid, strict=True))
+            parts = zip(_cover(image), _spacing(image), strict=True)
+            axes = tuple(_axis(*part, *points) for part, points in zip(parts, grid, strict=True))
         else:
             _check_same_grid(exam, sequence, image, *first)
         boxes[sequence] = _resample(exam, sequence, image, axes)
@@ -155,8 +158,27 @@ def _check_same_grid(exam: ExamRecord, sequence: str, image: Image, first: str, 
         raise _fault(exam, f"{sequence} is not on the voxel grid of {first}", path, detail)
 
 
-def _axis(size: int, spacing: float, points: int, step: float) -> Axis:
-    """Grid points `step` mm apart, centred on `size` voxels `spacing` mm apart."""
+def _cover(image: Image) -> tuple[slice, ...]:
+    """The voxels between the first and the last plane of each axis that is not wholly zero; all, if all are.
+
+    Planes are looked at from both ends, so that an image without padding costs six planes.
+    """
+    box, zero = image.voxels, -image.intercept / image.slope
+    cover: list[slice] = []
+    for axis in range(3):
+        planes = np.moveaxis(box, axis, 0)
+        first = next((place for place, plane in enumerate(planes) if (plane != zero).any()), None)
+        if first is None:
+            return tuple(slice(0, size) for size in image.voxels.shape)
+        last = next(place for place in range(len(planes) - 1, -1, -1) if (planes[place] != zero).any())
+        cover.append(slice(first, last + 1))
+        box = np.moveaxis(planes[first : last + 1], 0, axis)
+    return tuple(cover)
+
+
+def _axis(cover: slice, spacing: float, points: int, step: float) -> Axis:
+    """Grid points `step` mm apart, centred on some of an axis' voxels, `spacing` mm apart."""
+    size = cover.stop - cover.start
     ratio = step / spacing
     start = (size - 1) / 2 - ratio * (points - 1) / 2
     if abs(ratio - 1) < SAME_SPACING:
@@ -166,7 +188,8 @@ def _axis(size: int, spacing: float, points: int, step: float) -> Axis:
     if not inside.size:  # an image thinner than the grid's step lies between two points: take its middle
         inside = np.array([(points - 1) // 2])
         at[inside] = (size - 1) / 2
-    return place_points(at, size, inside)
+    axis = place_points(at, size, inside)
+    return replace(axis, low=axis.low + cover.start)
 
 
 def _resample(exam: ExamRecord, sequence: str, image: Image, axes: tuple[Axis, ...]) -> np.ndarray:

@@ -115,6 +115,59 @@ def test_a_larger_image_is_cropped_to_its_centre(store: Store) -> None:
     np.testing.assert_allclose(volume.values[0], expected, atol=2e-5)
 
 
+PADDINGS = {
+    "none": ((0, 0), (0, 0), (0, 0)),
+    "midline": ((7, 0), (0, 0), (0, 0)),
+    "front and feet": ((0, 0), (0, 9), (2, 0)),
+    "everywhere": ((1, 4), (11, 3), (3, 6)),
+}
+"""Planes of zeros before and behind the voxels: column, row, slice."""
+
+
+@pytest.mark.parametrize("padding", PADDINGS.values(), ids=PADDINGS)
+@pytest.mark.parametrize(
+    "data",
+    [SMALL, DataConfig(slices=6, rows=16, columns=10), DataConfig(slices=9, rows=31, columns=25)],
+    ids=["equal", "cropped", "padded"],
+)
+@pytest.mark.parametrize("spacing", [SPACING, (0.9, 0.8, 2.0)], ids=["copied", "interpolated"])
+def test_zeros_around_pre_change_no_bit(
+    store: Store, padding: tuple[tuple[int, int], ...], data: DataConfig, spacing: tuple[float, float, float]
+) -> None:
+    """A field that reaches beyond the image neither moves the grid nor counts in the foreground."""
+    voxels = {"Pre": tissue(0), "Sub": tissue(1) - 500, "T2": tissue(2)}
+    plain = read_volume(store(lps(spacing), **voxels), data)
+    beyond = {name: np.pad(image, padding) for name, image in voxels.items()}
+    beyond["T2"] = np.pad(voxels["T2"], padding, constant_values=4000)  # only Pre decides
+    padded = read_volume(store(lps(spacing), **beyond), data)
+    np.testing.assert_array_equal(padded.values, plain.values)
+    np.testing.assert_array_equal(padded.present, plain.present)
+
+
+def test_a_dark_plane_with_a_single_voxel_is_no_padding(store: Store) -> None:
+    pre = np.pad(tissue(0), ((0, 0), (0, 0), (0, 2)))
+    pre[10, 3, -1] = 1
+    data = DataConfig(slices=12, rows=24, columns=20)
+    volume = read_volume(store(Pre=pre), data)
+    assert volume.present[0].all()
+    expected = by_hand(pre, foreground(pre.astype(np.float32))).transpose(2, 1, 0)
+    np.testing.assert_allclose(volume.values[0], expected, atol=2e-5)
+
+
+def test_zero_is_the_value_not_the_stored_number(store: Store, tmp_path: Path) -> None:
+    """With an intercept a stored zero is air of some brightness, and padding is another number."""
+    pre = tissue(0)
+    pre[0] = 0
+    plain = read_volume(store(Pre=pre + 1), SMALL)
+    stored = np.pad(pre, ((6, 0), (0, 0), (0, 0)), constant_values=-400)
+    image = nib.Nifti1Image(stored, lps())
+    image.header.set_slope_inter(0.25, 100)
+    nib.save(image, tmp_path / "scaled.nii")
+    assert not np.asarray(nib.load(tmp_path / "scaled.nii").dataobj)[:6].any()
+    scaled = read_volume(exam({"Pre": tmp_path / "scaled.nii"}), SMALL)
+    np.testing.assert_allclose(scaled.values, plain.values, atol=1e-5)
+
+
 def test_an_odd_number_of_slices_in_an_even_grid_is_copied_not_mixed(store: Store) -> None:
     pre = tissue(0, (20, 24, 9))
     volume = read_volume(store(Pre=pre), SMALL)
