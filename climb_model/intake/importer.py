@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -88,7 +89,8 @@ def import_site(
 
     Args:
         source: folder of DICOM files in any order, or with `nifti` of NIfTI volumes.
-        site_dir: the site's folder, made if missing; the key of its pseudonyms lies in `private/`.
+        site_dir: the site's folder, made if missing, and not left behind by an import that fails before it
+            wrote anything; the key of its pseudonyms lies in `private/`.
         on_progress: called while headers are read and exams are made.
 
     Raises:
@@ -97,8 +99,7 @@ def import_site(
     """
     tell = on_progress or _silent
     check_folders(source, site_dir)
-    (site_dir / SITE_LOCK).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with only_process(site_dir / SITE_LOCK, what="works in this site's folder"):
+    with _held(site_dir):
         for part in (NATIVE, UNILATERAL):
             tidy(site_dir / part)
         table = _report_table(options, site_dir)
@@ -134,6 +135,24 @@ def import_site(
         entries=entries,
         notices=(*unmatched, *written.notices),
     )
+
+
+@contextmanager
+def _held(site_dir: Path) -> Generator[None]:
+    """Hold the lock of a site's folder, made if missing; after an error what was made and is empty goes."""
+    lock = site_dir / SITE_LOCK
+    missing = [path for path in (lock.parent, *lock.parent.parents) if not path.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with only_process(lock, what="works in this site's folder"):
+        try:
+            yield
+        except BaseException:
+            if missing and [*lock.parent.iterdir()] == [lock]:
+                lock.unlink()
+            with suppress(OSError):  # not empty: something is worth keeping
+                for folder in missing:
+                    folder.rmdir()
+            raise
 
 
 def _texts(

@@ -54,6 +54,7 @@ def test_an_import_that_finds_no_exam_fails_and_says_what_it_found(tmp_path: Pat
     code, out, err = command(main, "import", tmp_path / "in", tmp_path / "SITE")
     assert (code, out) == (1, "")
     assert err == f"climb-site: import: no exam below {tmp_path / 'in'}: 1 x not a DICOM file\n"
+    assert not (tmp_path / "SITE").exists()
 
 
 @pytest.mark.parametrize("series", ["=T1", "Pre=", ""])

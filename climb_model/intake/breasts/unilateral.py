@@ -191,9 +191,24 @@ def _resampled(name: str, image: Image, grid: Grid) -> Sequence:
 
 
 def _front(values: Values) -> np.ndarray:
-    """(column, slice): row of the body's front on every eighth column."""
-    coarse = ndimage.uniform_filter(values.voxels[:: 2 * _STRIDE, ::_STRIDE], 3, axes=(1, 2))
-    return find_front(find_body(coarse)) * _STRIDE
+    """(column, slice): row of the body's front on every eighth column, 0 where there is none.
+
+    Looked for in the box that the image covers: zeros around it would pass for air, and its air for body.
+
+    Raises:
+        SeriesError: nothing stands out, or the image covers nothing.
+    """
+    seen = np.argwhere(values.within[:: 2 * _STRIDE, ::_STRIDE])
+    if not seen.size:
+        raise SeriesError("no breasts found: an image beside the field")
+    first, last = seen.min(axis=0), seen.max(axis=0)
+    columns, rows, slices = (slice(low, high + 1) for low, high in zip(first, last, strict=True))
+    coarse = values.voxels[:: 2 * _STRIDE, ::_STRIDE]
+    smooth = ndimage.uniform_filter(coarse[columns, rows, slices], 3, axes=(1, 2))
+    found = find_front(find_body(smooth))
+    front = np.zeros((coarse.shape[0], coarse.shape[2]), found.dtype)
+    front[columns, slices] = np.where(found > 0, found + rows.start, 0)
+    return front * _STRIDE
 
 
 def _front_off(front: np.ndarray, values: Values) -> float | None:

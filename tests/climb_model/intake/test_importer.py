@@ -436,14 +436,28 @@ def test_a_split_that_the_table_changes_is_told(copy_of: Path, export: Path, tmp
     assert "test" not in path.read_text()
 
 
-def test_a_folder_without_exams_is_one_line_and_makes_no_key(tmp_path: Path) -> None:
+def test_a_folder_without_exams_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    site = tmp_path / "hospitals" / "SITE"
+    for nifti, line in ((False, "it is empty"), (True, "no NIfTI file")):
+        with pytest.raises(DataError, match=line):
+            import_site(tmp_path / "in", site, ImportOptions(), nifti=nifti)
+    (tmp_path / "in" / "Pre.nii.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="1 x not a DICOM file; NIfTI volumes: --nifti"):
+        import_site(tmp_path / "in", site, ImportOptions())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("kept", ["SITE", "SITE/private", "SITE/private/forgotten.json"])
+def test_a_folder_without_exams_takes_nothing_away(tmp_path: Path, kept: str) -> None:
+    path = tmp_path / kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}") if path.suffix else path.mkdir()
     (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match="it is empty"):
         import_site(tmp_path / "in", tmp_path / "SITE", ImportOptions())
-    (tmp_path / "in" / "Pre.nii.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match="1 x not a DICOM file; NIfTI volumes: --nifti"):
-        import_site(tmp_path / "in", tmp_path / "SITE", ImportOptions())
-    assert not (tmp_path / "SITE" / "private" / "pseudonym.key").exists()
+    assert path.exists()
+    assert (tmp_path / "SITE" / "private").exists() == ("private" in kept)
 
 
 def test_the_report_of_an_import_names_no_path(copy_of: Path, export: Path, tmp_path: Path) -> None:

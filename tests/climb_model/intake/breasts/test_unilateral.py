@@ -12,6 +12,7 @@ import pytest
 
 from climb_model.data.exam import DataError
 from climb_model.data.nifti import read_nifti
+from climb_model.data.synthetic import BASE_STYLES
 from climb_model.intake.breasts.unilateral import SplitExam, split_exam, write_side
 from climb_model.intake.study import SeriesError
 from configs.errors import SettingsError
@@ -213,16 +214,31 @@ def test_a_t2_that_covers_less_is_told_or_left_out(
     assert any(notice.startswith("T2 left: ") and "Pre's field" in notice for notice in split.notices)
 
 
-def test_a_patient_who_moved_off_is_told(draw_exam, store, save_volume, tmp_path: Path) -> None:
+@pytest.mark.parametrize("off_mm", [12.0, -20.0])
+def test_a_patient_who_moved_off_is_told(
+    draw_exam, store, save_volume, tmp_path: Path, off_mm: float
+) -> None:
+    """The field begins 16 mm before Pre's front: a body farther in front is cut."""
     exam = draw_exam(13)
     files = store(exam)
     assert split_exam(files).notices == ()
     moved = exam.affine.copy()
-    moved[1, 3] += 20.0
+    moved[1, 3] += off_mm
     files["T2"] = save_volume(tmp_path / "T2.nii.gz", exam.images["T2"], moved)
     split = split_exam(files)
-    assert split.provenance["front_off_mm"]["T2"] == pytest.approx(20.0, abs=3.0)
+    assert split.provenance["front_off_mm"]["T2"] == pytest.approx(abs(off_mm), abs=3.0)
     assert any("T2: the body's front lies" in notice for notice in split.notices)
+
+
+@pytest.mark.parametrize("seed", [9, 17])
+def test_zeros_around_a_small_image_move_no_front(draw_exam, store, seed: int) -> None:
+    """Beside the field's zeros the noise in front of these breasts would pass for body on T2."""
+    exam = draw_exam(seed, style=BASE_STYLES[2])
+    split = split_exam(store(exam))
+    field = split.sides["left"]["Pre"].voxels
+    assert not field[:, -1].any()  # it begins in front of the image
+    assert split.provenance["front_off_mm"] == {"Post_1": 0.0, "T2": pytest.approx(0.0, abs=3.0)}
+    assert split.notices == ()
 
 
 def test_one_breast_goes_to_the_side_that_is_told(draw_exam, store) -> None:
