@@ -91,12 +91,15 @@ def look_around(folder: Path, sequences: Sequence[str]) -> Layout:
 
 def _kind_faults(*, odelia: bool, uka: bool, images: bool) -> list[Finding]:
     facts: list[str] = []
-    if not images:
+    tables = "metadata_unilateral/ (ODELIA) nor metadata/split_regex.csv (UKA)"
+    if not (images or odelia or uka):
+        facts.append(f"neither data_unilateral/, {tables}")
+    elif not images:
         facts.append("data_unilateral/ is missing")
+    elif not (odelia or uka):
+        facts.append(f"neither {tables}")
     if odelia and uka:
         facts.append("two at once, metadata_unilateral/ (ODELIA) and metadata/split_regex.csv (UKA)")
-    if not odelia and not uka:
-        facts.append("neither metadata_unilateral/ (ODELIA) nor metadata/split_regex.csv (UKA)")
     return [each for fact in facts for each in found("tables.layout", count=1, detail=fact)]
 
 

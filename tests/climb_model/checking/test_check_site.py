@@ -294,6 +294,13 @@ def mode(name: str, bits: int) -> Break:
     return change
 
 
+def test_an_empty_folder_is_one_error(settings: Settings, tmp_path: Path) -> None:
+    result = check_site(tmp_path, settings, Options(private=tmp_path / "p"))
+    (fault,) = [finding for finding in result.findings if finding.severity == "error"]
+    assert (fault.code, fault.count) == ("tables.layout", 1)
+    assert "neither data_unilateral/, metadata_unilateral/ (ODELIA) nor " in fault.what
+
+
 def readable_reports(site: Any) -> None:
     for path, bits in ((site.folder, 0o751), (site.tables, 0o755), (site.tables / "reports.csv", 0o644)):
         path.chmod(bits)
