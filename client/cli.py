@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.data_cli import add_check, add_forget, add_import
+from client.kit.cli import add_membership
 from configs.cli import DONE, Tool, existing_folder, new_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_evaluate(tool)
     _add_similar(tool)
     add_forget(tool)
+    add_membership(tool)
     return tool.run(arguments)
 
 

@@ -221,8 +221,14 @@ def _code(request: Request, invitation: str) -> str:
 
 def _write(path: Path, comment: str, values: Mapping[str, str]) -> None:
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    body = yaml.safe_dump({"format": FORMAT, **values}, sort_keys=False, allow_unicode=True, width=1000)
+    body = "".join(_entry(name, value) for name, value in {"format": FORMAT, **values}.items())
     write_atomic(path, f"{head}{body}".encode(), mode=0o600)
+
+
+def _entry(name: str, value: object) -> str:
+    if isinstance(value, str) and "\n" in value:  # PEM, as it is
+        return f"{name}: |\n" + "".join(f"  {line}\n" for line in value.splitlines())
+    return yaml.safe_dump({name: value}, allow_unicode=True, width=1000)
 
 
 def _read(path: Path, what: str, form: type[Kit] | type[Request]) -> dict[str, str]:
@@ -241,7 +247,10 @@ def _read(path: Path, what: str, form: type[Kit] | type[Request]) -> dict[str, s
     given = cast(dict[str, object], values)
     number = given.pop("format")
     if number != FORMAT:
-        raise KitError(f"{path} is a {what} of format {ascii(number)[:20]}, this program reads {FORMAT}")
+        raise KitError(
+            f"{path} is a {what} of format {ascii(number)[:20]}, this program reads {FORMAT}: "
+            "upgrade climb-federated where the number is smaller"
+        )
     names = [each.name for each in fields(form)]
     for name in names:
         if not isinstance(given.get(name), str) or not given[name]:
