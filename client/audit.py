@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from climb_model.lock import only_process
 from configs.errors import UserError
@@ -21,10 +22,12 @@ CUT_SHORT = "cut-short"
 _LOCK = "audit.lock"
 _LOCK_WAIT_S = 10.0
 _BEFORE_FIRST = "0" * 64
+_BLOCK = 1 << 16
+_MODE = 0o600
 
 
 class AuditError(UserError):
-    """An audit log that is not as it was written; one line that says where."""
+    """An audit log that is not as it was written, or cannot be written; one line that says where."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class AuditEntry:
 
     kind: str
     fields: Mapping[str, object]
+    digest: str = field(repr=False)
+    """Of the line. Whoever notes the last one elsewhere can tell later that the log still holds it."""
 
 
 def append(folder: Path, kind: str, fields: Mapping[str, object]) -> None:
@@ -46,75 +51,128 @@ def append(folder: Path, kind: str, fields: Mapping[str, object]) -> None:
 
     Each line holds its number, a digest of itself and the SHA-256 of the line before. This shows faults
     and careless hands, not an owner of the folder who writes the whole log anew or cuts off its end:
-    against these, keep the last line somewhere else.
+    against these, keep the last line's digest somewhere else. The time it takes does not grow with the log.
 
     Args:
         fields: JSON values. No report text, and no exam but as a keyed hash.
 
     Raises:
-        AuditError: if the last line is not as it was written.
+        AuditError: if the last line is not as it was written, or the entry cannot be written.
         LockedError: if another process keeps writing to the log.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with writing(folder) as log:
+        log.append(kind, fields)
+
+
+@contextmanager
+def writing(folder: Path) -> Generator[AuditLog]:
+    """The log of a private folder, for this process alone: what is read in it stays true until appended to.
+
+    Raises:
+        AuditError: if the folder cannot be written to.
+        LockedError: if another process keeps writing to the log.
+    """
     path = folder / AUDIT_FILE
-    with only_process(folder / _LOCK, what=f"writes to {path}", wait_s=_LOCK_WAIT_S):
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        last = whole.splitlines()[-1] if whole else b""
-        number = _checked(last, path)["number"] if last else 0
-        added = [(kind, fields)]
-        if len(whole) < len(content):
-            added.insert(0, (CUT_SHORT, {"num_bytes": len(content) - len(whole)}))
-        lines: list[bytes] = []
-        for each in added:
-            number += 1
-            last = _line(number, *each, previous=_sha256(last) if last else _BEFORE_FIRST)
-            lines.append(last + b"\n")
-        _write_at(path, len(whole), b"".join(lines))
+    with _told(path):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = only_process(folder / _LOCK, what=f"writes to {path}", wait_s=_LOCK_WAIT_S)
+    with lock:
+        yield AuditLog(folder)
 
 
-def read_log(folder: Path) -> tuple[AuditEntry, ...]:
-    """All entries of a private folder's log, verified; none where there is no log.
+class AuditLog:
+    """The audit log of a private folder; `writing` gives one that nobody else writes to meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / AUDIT_FILE
+
+    def append(self, kind: str, fields: Mapping[str, object]) -> None:
+        """As the function `append`."""
+        with _told(self._path):
+            last, place, size = _end(self._path)
+            number = _checked(last, self._path)["number"] if last else 0
+            added = [(kind, fields)]
+            if place < size:
+                added.insert(0, (CUT_SHORT, {"num_bytes": size - place}))
+            lines: list[bytes] = []
+            for each in added:
+                number += 1
+                last = _line(number, *each, previous=_sha256(last) if last else _BEFORE_FIRST)
+                lines.append(last + b"\n")
+            _write_at(self._path, place, b"".join(lines))
+
+    def newest_first(self, *, holding: bytes = b"") -> Iterator[AuditEntry]:
+        """Entries from the last to the first, read only as far as they are asked for.
+
+        Args:
+            holding: entries whose line does not hold these bytes are passed over, unread.
+
+        Raises:
+            AuditError: at a line that was changed.
+        """
+        with _told(self._path):
+            for line in _lines_backwards(self._path):
+                if holding in line:
+                    yield _entry(_checked(line, self._path, "a line"))
+
+
+def entries(folder: Path) -> Iterator[AuditEntry]:
+    """Entries of a private folder's log from the first on, each verified as it is read.
 
     Raises:
         AuditError: naming the line that was changed, or where lines were taken out or moved.
     """
     path = folder / AUDIT_FILE
     if not path.exists():
-        return ()
-    entries: list[AuditEntry] = []
+        return
     previous = _BEFORE_FIRST
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        values = _checked(line, path, number)
-        if values["number"] != number:
-            raise AuditError(
-                f"{path} line {number} holds entry {values['number']}: entries were taken out or moved"
-            )
-        if values["previous"] != previous:
-            raise AuditError(
-                f"{path} line {number} does not follow from what stands before it: that was changed"
-            )
-        entries.append(AuditEntry(number, values["time"], values["kind"], values["fields"]))
-        previous = _sha256(line)
-    return tuple(entries)
+    with path.open("rb") as file:
+        for number, ended in enumerate(file, start=1):
+            if not ended.endswith(b"\n"):
+                raise AuditError(f"{path} line {number} was cut off; the next entry will say so")
+            line = ended[:-1]
+            values = _checked(line, path, f"line {number}")
+            if values["number"] != number:
+                raise AuditError(
+                    f"{path} line {number} holds entry {values['number']}: entries were taken out or moved"
+                )
+            if values["previous"] != previous:
+                raise AuditError(
+                    f"{path} line {number} does not follow from what stands before it: that was changed"
+                )
+            yield _entry(values)
+            previous = _sha256(line)
+
+
+def read_log(folder: Path) -> tuple[AuditEntry, ...]:
+    """All entries of a private folder's log, verified; none where there is no log.
+
+    Raises:
+        AuditError: as `entries`.
+    """
+    return tuple(entries(folder))
+
+
+def _entry(values: Mapping[str, Any]) -> AuditEntry:
+    return AuditEntry(values["number"], values["time"], values["kind"], values["fields"], values["digest"])
 
 
 def _line(number: int, kind: str, fields: Mapping[str, object], *, previous: str) -> bytes:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
     values = {"number": number, "time": moment, "kind": kind, "fields": dict(fields), "previous": previous}
     return _dumps(values | {"digest": _sha256(_dumps(values))})
 
 
-def _checked(line: bytes, path: Path, number: int | None = None) -> dict[str, Any]:
+def _checked(line: bytes, path: Path, where: str = "the last line") -> dict[str, Any]:
     """What a line holds, if it is as it was written."""
     try:
         values = cast(dict[str, Any], json.loads(line))
         digest = values.pop("digest")
         sound = digest == _sha256(_dumps(values)) and isinstance(values["number"], int)
+        values["digest"] = digest
     except (ValueError, TypeError, KeyError, AttributeError):
         sound, values = False, {}
     if not sound:
-        where = "the last line" if number is None else f"line {number}"
         raise AuditError(f"{path} {where} was changed or damaged")
     return values
 
@@ -127,13 +185,63 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _end(path: Path) -> tuple[bytes, int, int]:
+    """The last whole line, where it ends, and where the file ends; in bytes."""
+    if not path.exists():
+        return b"", 0, 0
+    with path.open("rb") as file:
+        return next(_lines_backwards(path), b""), _end_of_whole(file), path.stat().st_size
+
+
+def _lines_backwards(path: Path) -> Iterator[bytes]:
+    """Whole lines from the last to the first; what was cut off behind them is passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        end = _end_of_whole(file) - 1  # before the last line's own end
+        if end < 0:
+            return
+        rest = b""
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            file.seek(begin)
+            rest, *lines = (file.read(end - begin) + rest).split(b"\n")
+            yield from reversed(lines)
+            end = begin
+        yield rest
+
+
+def _end_of_whole(file: BinaryIO) -> int:
+    """The place behind the last line's end; 0 where no line is whole."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Errors of the disk as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise AuditError(f"{path} cannot be written or read: {error.strerror}") from None
+
+
 def _write_at(path: Path, place: int, content: bytes) -> None:
     """Write at the end of what is whole; a line that was cut off is behind `place`."""
     new = not path.exists()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
     try:
+        os.fchmod(file, _MODE)
         os.ftruncate(file, place)
-        os.write(file, content)
+        while content:  # a full disk takes a part, and only then says so
+            content = content[os.write(file, content) :]
         os.fsync(file)
     finally:
         os.close(file)

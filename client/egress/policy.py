@@ -17,14 +17,6 @@ import yaml
 from client.egress.policy_text import AGREED, to_text
 from climb_model.atomic import write_atomic
 from climb_model.privacy_minimum import MIN_EXAMS, MIN_STEPS, MIN_TOKENS
-from climb_model.sharing import (
-    HELLO_NUMBERS,
-    HELLO_WORDS,
-    REFUSAL,
-    REFUSAL_WORDS,
-    SHARED_PARTS,
-    TRAIN_METRICS,
-)
 from configs.errors import UserError
 from configs.keys import nearest
 from configs.load import load_settings, preset_names
@@ -35,13 +27,21 @@ POLICY_FILE = "policy.yaml"
 ANY = "*"
 DTYPES = ("float32", "float16")
 
-HELLO, TRAIN, REFUSED = "hello", "train", REFUSAL
+HELLO, TRAIN, REFUSED = "hello", "train", "refused"
 """Sections of `numbers` and `words`."""
 
 MAX_LINE = 300
 """Characters of a refusal's line, and of a word that has no length of its own below."""
 
-_MAX_WORDS = {"site": 64, "fingerprint": 2000, "settings": 64, "notices": 3000}
+_MAX_WORDS = {
+    "site": 64,
+    "version": 40,
+    "versions": 1000,
+    "fingerprint": 2000,
+    "settings": 64,
+    "summary": 3000,
+    "notices": 3000,
+}
 _ONLY_SHARED_GENERATORS = ("image_head.", "start_token")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PATTERN = re.compile(r"[A-Za-z0-9_.]+\*?")
@@ -122,6 +122,14 @@ def default_policy(coordinators: Iterable[str]) -> Policy:
     Raises:
         PolicyFileError: if one is no SHA-256.
     """
+    from climb_model.sharing import (  # loads torch, which reading a policy does not need
+        HELLO_NUMBERS,
+        HELLO_WORDS,
+        REFUSAL_WORDS,
+        SHARED_PARTS,
+        TRAIN_METRICS,
+    )
+
     return Policy(
         coordinators=tuple(_digest("coordinators", each) for each in coordinators),
         studies=(ANY,),

@@ -56,7 +56,7 @@ rounds_per_day: $rounds_per_day
 
 # The least that an update must be made from: different exams, report tokens of these exams, optimizer
 # steps. With fewer, an update tells of single exams and reports: every token of a batch that has fewer
-# than $fewest_tokens of them can be read out of one step. With more it is harder, which is no formal guarantee.
+# than $fewest_tokens of them can be read out of one step. More make it harder; no formal guarantee.
 minimum:
   exams: $exams
   tokens: $tokens

@@ -1,0 +1,208 @@
+"""The rules of a policy, each asked of what wants to leave."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from client.egress.policy import ANY, HELLO, MAX_LINE, REFUSED, TRAIN, Policy
+from client.egress.records import ARRAYS, NUMBERS, WORDS, Reading, Tensor
+from configs.load import preset_names
+
+HELLO_MESSAGE, TRAIN_MESSAGE = "query.hello", "train"
+
+SECTIONS = {HELLO_MESSAGE: HELLO, TRAIN_MESSAGE: TRAIN}
+"""Kind of message to its section of the policy's `numbers` and `words`."""
+
+_FORMS = {
+    HELLO: {"hello": WORDS, "metrics": NUMBERS},
+    TRAIN: {"arrays": ARRAYS, "metrics": NUMBERS},
+    REFUSED: {"refused": WORDS},
+}
+"""Records that a reply may have: name to kind."""
+
+BEHIND = {"num-exams": "exams", "num-tokens": "tokens", "num-steps": "steps"}
+"""What a site's app tells of an update to its own egress check: name to key of the policy's `minimum`."""
+
+_WORDING = {"exams": "exams", "tokens": "report tokens", "steps": "optimizer steps"}
+_KNOWN_PARTS = re.compile(
+    r"(fusion|slice_positions|text_projection|log_scale|image_head|start_token|report_generator"
+    r"|slice_generator)\b"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    """What wants to leave, and for whom."""
+
+    message: str
+    """`query.hello` or `train`."""
+
+    study: str
+    preset: str
+    coordinator: str
+    reading: Reading
+    behind: Mapping[str, int] | None
+    agreed: Mapping[str, tuple[int, ...]] | None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the site's app itself says that it does not take part."""
+        return set(self.reading.records) == {REFUSED}
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it counts as a round."""
+        return self.message == TRAIN_MESSAGE and not self.is_refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A rule that what wants to leave does not keep."""
+
+    rule: str
+    """Key of the policy."""
+
+    line: str
+    """After `its policy`, for the coordinator: the rule, and nothing of what it stopped."""
+
+    detail: str
+    """For the site's own log: what was stopped, by name, without its value."""
+
+
+def broken_rule(policy: Policy, site: str, leaving: Leaving) -> Broken | None:
+    """The first rule that a reply breaks by itself; None if it keeps them all."""
+    return next(_broken(policy, site, leaving), None)
+
+
+def spent_rule(policy: Policy, leaving: Leaving, *, run_bytes: int, num_rounds: int) -> Broken | None:
+    """The rule that a reply breaks after all that has left before; a refusal breaks none.
+
+    Args:
+        run_bytes: that have left in this run.
+        num_rounds: updates that have left in the last 24 hours.
+    """
+    if leaving.is_refusal:
+        return None
+    wanted = run_bytes + leaving.reading.num_bytes
+    if wanted > policy.bytes_per_run:
+        return Broken(
+            rule="bytes_per_run",
+            line=f"lets at most {policy.bytes_per_run} bytes leave in a run",
+            detail=f"{wanted} bytes with this reply",
+        )
+    if leaving.is_update and num_rounds >= policy.rounds_per_day:
+        return Broken(
+            rule="rounds_per_day",
+            line=f"lets at most {policy.rounds_per_day} updates leave in 24 hours",
+            detail=f"{num_rounds} have left",
+        )
+    return None
+
+
+def _broken(policy: Policy, site: str, leaving: Leaving) -> Iterator[Broken]:
+    section = SECTIONS.get(leaving.message)
+    if leaving.coordinator.replace(":", "").lower() not in policy.coordinators:
+        yield _rule("coordinators", "does not name this coordinator", leaving.coordinator)
+    if not {ANY, leaving.study} & set(policy.studies):
+        yield _rule("studies", "does not name this study", leaving.study)
+    if not {ANY, leaving.preset} & set(policy.presets):
+        told = f"preset '{leaving.preset}'" if leaving.preset in preset_names() else "this preset"
+        yield _rule("presets", f"does not allow {told}", leaving.preset)
+    if section is None:
+        yield _rule("messages", "knows no message of this kind", leaving.message)
+        return
+    section = REFUSED if leaving.is_refusal else section
+    for name, kind in leaving.reading.records.items():
+        if _FORMS[section].get(name) != kind:
+            yield _rule("records", "does not let a further record leave", f"{name} ({kind})")
+    for tensor in leaving.reading.tensors:
+        yield from _broken_by_tensor(policy, tensor, leaving.agreed)
+    yield from _broken_by_numbers(policy.numbers.get(section, ()), leaving.reading.numbers)
+    yield from _broken_by_words(policy.words.get(section, {}), leaving.reading.words, site)
+    if leaving.is_update:
+        yield from _broken_by_minimum(policy, leaving.behind)
+    if leaving.reading.num_bytes > policy.bytes_per_round and not leaving.is_refusal:
+        line = f"lets at most {policy.bytes_per_round} bytes leave in a reply"
+        yield _rule("bytes_per_round", line, f"{leaving.reading.num_bytes} bytes")
+
+
+def _broken_by_tensor(
+    policy: Policy, tensor: Tensor, agreed: Mapping[str, tuple[int, ...]] | None
+) -> Iterator[Broken]:
+    told = _told_name(tensor.name, agreed)
+    if not policy.names_tensor(tensor.name):
+        yield _rule("tensors", f"does not let {told} leave", tensor.name)
+        return
+    wanted = policy.shape_of(tensor.name)
+    if wanted is None:
+        wanted = (agreed or {}).get(tensor.name)
+    if wanted is None:
+        yield _rule("tensors", f"does not let {told} leave, which was not asked for", tensor.name)
+    elif tensor.shape != wanted:
+        yield _rule("tensors", f"does not let {told} leave in this shape", f"{tensor.name} {tensor.shape}")
+    if tensor.dtype not in policy.dtypes:
+        yield _rule("dtypes", f"does not let {told} leave in this type", tensor.name)
+    elif tensor.norm is None:
+        yield _rule("tensors", f"does not let {told} leave: it is no plain array", tensor.name)
+    elif not math.isfinite(tensor.norm):
+        yield _rule("tensors", f"does not let {told} leave: its values are not finite", tensor.name)
+
+
+def _broken_by_numbers(allowed: tuple[str, ...], numbers: Mapping[str, object]) -> Iterator[Broken]:
+    for name, value in numbers.items():
+        if name not in allowed:
+            yield _rule("numbers", "does not let a further number leave", name)
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            yield _rule("numbers", f"wants one finite number as '{name}'", name)
+
+
+def _broken_by_words(allowed: Mapping[str, int], words: Mapping[str, object], site: str) -> Iterator[Broken]:
+    for key, value in words.items():
+        texts = value if isinstance(value, list) else [value]
+        if key not in allowed:
+            yield _rule("words", "does not let a further word leave", key)
+            continue
+        if not all(isinstance(text, str) for text in texts):
+            yield _rule("words", f"wants text as '{key}'", key)
+            continue
+        lines = [str(text) for text in texts]
+        length = sum(map(len, lines))
+        if length > allowed[key] or len(lines) > max(allowed[key], 1):
+            yield _rule(
+                "words", f"lets at most {allowed[key]} characters leave as '{key}'", f"{key}: {length}"
+            )
+        if not all(line.isprintable() for line in lines):
+            yield _rule("words", f"wants plain text as '{key}'", key)
+        if key == "site" and value not in (site, ""):
+            yield _rule("words", "lets no other name leave than the site's own", key)
+
+
+def _broken_by_minimum(policy: Policy, behind: Mapping[str, int] | None) -> Iterator[Broken]:
+    for name, key in BEHIND.items():
+        least = {
+            "exams": policy.minimum.exams,
+            "tokens": policy.minimum.tokens,
+            "steps": policy.minimum.steps,
+        }
+        number = (behind or {}).get(name)
+        if not isinstance(number, int) or isinstance(number, bool):
+            line = f"wants to know how many {_WORDING[key]} are behind an update"
+            yield _rule(f"minimum.{key}", line, "not told")
+        elif number < least[key]:
+            line = f"wants at least {least[key]} {_WORDING[key]} behind an update"
+            yield _rule(f"minimum.{key}", line, str(number))
+
+
+def _told_name(name: str, agreed: Mapping[str, tuple[int, ...]] | None) -> str:
+    """A tensor for the coordinator: what it asked for by name, else by its part; names can carry content."""
+    if agreed is not None and name in agreed:
+        return f"tensor '{name}'"
+    part = _KNOWN_PARTS.match(name)
+    return f"a further tensor of '{part[0]}'" if part else "a further tensor"
+
+
+def _rule(rule: str, line: str, detail: str) -> Broken:
+    return Broken(rule=rule, line=line[: MAX_LINE // 2], detail=ascii(detail)[1:-1][:200])
