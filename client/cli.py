@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.data_cli import add_check, add_forget, add_import
+from client.node.cli import add_node
 from client.kit.cli import add_membership
 from configs.cli import DONE, Tool, existing_folder, new_folder, whole_number
 from configs.errors import UsageError
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_similar(tool)
     add_forget(tool)
     add_membership(tool)
+    add_node(tool)
     return tool.run(arguments)
 
 

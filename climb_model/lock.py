@@ -46,3 +46,18 @@ def only_process(path: Path, *, what: str, wait_s: float = 0.0) -> Generator[Non
         yield
     finally:
         os.close(file)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file now; that of a file that is not there is free."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

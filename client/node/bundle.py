@@ -85,7 +85,12 @@ def files_of_fab(content: bytes) -> dict[str, str]:
         BundleError: if it is no bundle, too large, or holds a file twice, outside its folder, a link,
             or one that is encrypted.
     """
-    return {path: hashlib.sha256(data).hexdigest() for path, data in contents_of_fab(content).items()}
+    return files_of(contents_of_fab(content))
+
+
+def files_of(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """Path to SHA-256 of each file."""
+    return {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
 
 
 def contents_of_fab(content: bytes) -> dict[str, bytes]:
@@ -121,13 +126,13 @@ def own_contents(root: Path = ROOT) -> dict[str, bytes]:
 
 def own_files(root: Path = ROOT) -> dict[str, str]:
     """Path to SHA-256 of each file of this image's own bundle, sorted."""
-    return {path: hashlib.sha256(data).hexdigest() for path, data in own_contents(root).items()}
+    return files_of(own_contents(root))
 
 
 def write_manifest(root: Path, manifest: Path = MANIFEST) -> str:
     """Write what an image needs to know its own bundle without `pyproject.toml`; returns the digest."""
     own = own_contents(root)
-    files = {path: hashlib.sha256(data).hexdigest() for path, data in own.items()}
+    files = files_of(own)
     values = {"project": own[PROJECT].decode("utf-8"), "files": files}
     write_text_atomic(manifest, json.dumps(values, indent=1) + "\n")
     return bundle_digest(files)
@@ -150,7 +155,7 @@ def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Difference
 
 def unified_diff(ours: Mapping[str, bytes], theirs: Mapping[str, bytes]) -> list[str]:
     """The text of what differs; control characters of a bundle are shown, not sent to the screen."""
-    found = difference(_digests(ours), _digests(theirs))
+    found = difference(files_of(ours), files_of(theirs))
     lines: list[str] = []
     for path in sorted((*found.added, *found.removed, *found.changed)):
         before, after = _text(ours.get(path, b"")), _text(theirs.get(path, b""))
@@ -369,10 +374,6 @@ def _from_manifest(root: Path, manifest: Path) -> dict[str, bytes]:
             raise BundleError(f"{root / path} is not what the image was built with: use the image as it came")
         contents[path] = data
     return dict(sorted(contents.items()))
-
-
-def _digests(contents: Mapping[str, bytes]) -> dict[str, str]:
-    return {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
 
 
 def _text(data: bytes) -> list[str] | None:

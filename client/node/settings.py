@@ -12,6 +12,7 @@ from typing import Any, cast
 import yaml
 
 from climb_model.atomic import write_text_atomic
+from climb_model.names import check_name
 from configs.errors import UserError
 
 VARIABLE = "CLIMB_NODE"
@@ -19,7 +20,6 @@ VARIABLE = "CLIMB_NODE"
 
 DEFAULT_FOLDER = Path("node")
 
-_NAME = re.compile(r"\w[\w.\-]{0,63}")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):([0-9]{1,5})")
 
 
@@ -239,14 +239,10 @@ def _typed(values: Mapping[str, object], kind: type, where: str) -> dict[str, An
 
 
 def _check(settings: NodeSettings, where: str) -> None:
+    check_name("site", settings.name)
     address = _SERVER.fullmatch(settings.server)
     quotas = settings.quotas
     for wrong, wanted, got in (
-        (
-            not _NAME.fullmatch(settings.name),
-            "name must be 1 to 64 letters, digits, '_', '-', '.'",
-            settings.name,
-        ),
         (address is None or not 1 <= int(address[2]) <= 65535, "server must be host:port", settings.server),
         ((settings.chunk_size or 0) < 0, "chunk_size must be >= 0", settings.chunk_size),
         (not 0 < quotas.gpu_memory_share <= 1, "gpu_memory_share must be in (0, 1]", quotas.gpu_memory_share),
