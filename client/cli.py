@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.data_cli import add_check, add_forget, add_import
-from client.node.cli import add_node
+from client.egress.cli import add_egress
 from client.kit.cli import add_membership
+from client.node.cli import add_node
 from configs.cli import DONE, Tool, existing_folder, new_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_forget(tool)
     add_membership(tool)
     add_node(tool)
+    add_egress(tool)
     return tool.run(arguments)
 
 
