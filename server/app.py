@@ -11,11 +11,8 @@ from climb_model.data.exam import DataError
 from climb_model.run_config import from_run_config
 from climb_model.sharing import SharingError
 from configs.errors import UserError
-from server.place import read_place
+from server.place import FAILURE, read_place
 from server.rounds import run_study
-
-FAILURE = "failure.txt"
-"""In the run folder: the one line with which the last attempt ended; for who started it elsewhere."""
 
 app = ServerApp()
 

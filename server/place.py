@@ -18,6 +18,9 @@ VARIABLE = "CLIMB_SERVER"
 In a folder `STUDY.json` is the place of a study.
 """
 
+FAILURE = "failure.txt"
+"""In the run folder: the one line with which the last attempt ended; for who started it elsewhere."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerPlace:

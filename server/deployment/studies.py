@@ -19,10 +19,7 @@ from configs.errors import UserError
 from configs.schema import Settings
 from server.deployment.flower import FlowerRun, app_folder, runs, start_run, stop_run, write_run_config
 from server.deployment.home import Home
-from server.place import ServerPlace, read_place_file, write_place
-
-FAILURE = "failure.txt"
-"""In the run folder: the one line with which the ServerApp's last attempt ended."""
+from server.place import FAILURE, ServerPlace, read_place_file, write_place
 
 ENDING_S = 60.0
 """Seconds that a ServerApp may need to leave its run folder after its run was stopped."""

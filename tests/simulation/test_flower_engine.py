@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from climb_model.progress import Silent
 from climb_model.runs import RoundRecord, RunError
+from server.deployment.flower import FlowerError
 from simulation.engine import resume, run
 
 
@@ -162,7 +163,7 @@ def test_a_simulation_that_is_killed_ends_the_run_with_one_line(study: Any, tmp_
 
 
 def test_the_checkout_is_needed(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulation.flower_engine.CHECKOUT", tmp_path)
-    with pytest.raises(RunError, match="bundles a checkout of the project"):
+    monkeypatch.setattr("server.deployment.flower.APP", tmp_path)
+    with pytest.raises(FlowerError, match="the bundle is made from a checkout of the project"):
         run(study.settings(), sites=study.sites, central=study.central, out=tmp_path / "r", engine="flower")
     assert torch.get_num_threads() == 1
