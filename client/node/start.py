@@ -178,7 +178,6 @@ class _Node:
             *("--isolation", "process"),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--superexec-auth-secret-file", str(paths.secret)),
-            "--disable-runtime-dependency-installation",
         ]
 
     def _say(self, line: str) -> None:
