@@ -159,6 +159,9 @@ def add_check(tool: Tool) -> None:
         "--private", type=Path, metavar="DIR", help="the site's private folder; else SITE_DIR/private"
     )
     parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="the site's policy, for the fewest exams behind an update"
+    )
+    parser.add_argument(
         "--server", type=_web_address, metavar="URL", help="compare this machine's clock with that server's"
     )
     parser.add_argument(
@@ -191,7 +194,9 @@ def _check(arguments: argparse.Namespace) -> int:
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
     settings = load_settings(arguments.preset, arguments.overrides)
     from client.check import progress_bar, show
+    from client.egress.policy import read_policy
     from climb_model.checking.check import Options, check_site
+    from climb_model.privacy_minimum import MIN_EXAMS
 
     options = Options(
         weights=weights,
@@ -200,6 +205,7 @@ def _check(arguments: argparse.Namespace) -> int:
         server_exams=arguments.server_exams,
         quick=arguments.quick,
         workers=arguments.workers,
+        min_exams=MIN_EXAMS if arguments.policy is None else read_policy(arguments.policy).minimum.exams,
     )
     with progress_bar() as on_file:
         result = check_site(site, settings, options, on_file)

@@ -25,12 +25,8 @@ from climb_model.checking.tokens import count_tokens
 from climb_model.data.exam import SPLITS, DataError
 from climb_model.data.folders import list_sites
 from climb_model.evaluation.labelled import VALIDATION
+from climb_model.privacy_minimum import MIN_EXAMS
 from configs.schema import Settings
-
-MIN_TRAIN_EXAMS = 32
-"""Training exams below which an update tells of single ones. From a plain update the slice embeddings of
-1-2 exams come back with cosine 1.00, of 8 with 0.85, of 32 with 0.52; and the report tokens of a batch
-with fewer than 384 of them come back whole."""
 
 FEWEST_PATIENTS = 2
 """Below, nothing can be contrasted: training refuses."""
@@ -56,6 +52,9 @@ class Options:
     """No pixel is read and no time measured."""
 
     workers: int = 1
+
+    min_exams: int = MIN_EXAMS
+    """Training exams that the site's policy wants behind an update."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def check_site(root: Path, settings: Settings, options: Options, on_file: OnFile
     findings += report_findings
     usable = {uid: split for uid, split in compared.splits.items() if uid not in spoiled(findings)}
     if layout.kind:
-        findings += enough(usable, compared.patients, settings, role)
+        findings += enough(usable, compared.patients, settings, role, options.min_exams)
     findings += _machine(layout, private, settings, options, usable, reports)
     return Result(findings=in_order(findings), exams=_counts(layout, tables, compared, usable))
 
@@ -154,7 +153,11 @@ def _reports(
 
 
 def enough(
-    usable: Mapping[str, str], patients: Mapping[str, str], settings: Settings, role: Role
+    usable: Mapping[str, str],
+    patients: Mapping[str, str],
+    settings: Settings,
+    role: Role,
+    min_exams: int,
 ) -> list[Finding]:
     """Whether there are exams enough for the folder's role.
 
@@ -163,6 +166,7 @@ def enough(
         patients: UID to patient.
         settings: of the study.
         role: what the folder is for.
+        min_exams: training exams below which an update tells of single ones.
     """
     if role.server:
         split = role.measured[0]
@@ -173,8 +177,8 @@ def enough(
     findings: list[Finding] = []
     if num_patients < FEWEST_PATIENTS:
         findings += found("exams.too_few_patients", count=1, detail=f"{num_patients} usable")
-    if len(train) < MIN_TRAIN_EXAMS:
-        detail = f"{told}, at least {MIN_TRAIN_EXAMS} wanted"
+    if len(train) < min_exams:
+        detail = f"{told}, at least {min_exams} wanted"
         findings += found("exams.privacy_minimum", count=1, detail=detail)
     if len(train) < settings.training.batch_size:
         detail = f"{told}, a batch has {settings.training.batch_size}"
