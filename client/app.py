@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Callable, Mapping
 
@@ -12,15 +13,26 @@ from flwr.clientapp import ClientApp
 
 from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
 from client.state import PrivateState, StateError, load_private, save_state, state_before
+from client.summary import data_summary
 from client.trained_exams import forgotten_notice, record_exams
 from climb_model.data.exam import DataError
 from climb_model.lock import LockedError, only_process
+from climb_model.made_by import library_versions, program_version
 from climb_model.model.climb import build_model
+from climb_model.prepare import read_exams
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed
 from climb_model.run_config import from_run_config
 from climb_model.runs import RunError
-from climb_model.sharing import REFUSAL, SharingError, load_shared, private_state, shared_state
+from climb_model.sharing import (
+    BEHIND_UPDATE,
+    REFUSAL,
+    SharingError,
+    load_shared,
+    private_state,
+    reply_of,
+    shared_state,
+)
 from climb_model.training.batches import trainable
 from climb_model.training.devices import DeviceError, parse_devices, train_on
 from climb_model.training.errors import TrainingError
@@ -30,8 +42,11 @@ from configs.schema import Settings
 
 app = ClientApp()
 
-Work = Callable[[Site, str, Settings, RecordDict], RecordDict]
-"""(site, study, settings, what came) to what leaves."""
+Work = Callable[[Site, str, Settings, RecordDict, RecordDict], RecordDict]
+"""(site, study, settings, what came, what stays at the site for its own egress check) to what leaves."""
+
+MAX_NOTICE = 300
+"""Most characters of the coordinator's notice that are written down."""
 
 
 @app.query("hello")
@@ -46,28 +61,36 @@ def train(message: Message, context: Context) -> Message:
     return Message(_answer(message, context, _train), reply_to=message)
 
 
-def _greet(site: Site, study: str, settings: Settings, content: RecordDict) -> RecordDict:
-    del study, content
+def _greet(site: Site, study: str, settings: Settings, content: RecordDict, state: RecordDict) -> RecordDict:
+    del study, content, state
     local_settings(site, settings)
     parse_devices(site.devices)
     exams, frozen = exams_of(site, settings)
     for uid, reason in exams.left_out.items():
         site.say(f"{uid} left out: {reason}")
     trainable(exams)  # too few are refused now, not in the middle of the first round
+    data = read_exams(site.data, settings, site.name, need_reports=True, need_findings=False)
     site.say("; ".join([f"first exchange: {exams.num_exams} training exams", *exams.notices]))
     words = ConfigRecord(
         {
             "site": site.name,
+            "version": program_version(),
+            "versions": json.dumps(library_versions()),
             "fingerprint": json.dumps(frozen.fingerprint, sort_keys=True),
             "settings": settings_hash(settings),
+            "summary": json.dumps(data_summary(data, exams, settings), ensure_ascii=False),
             "notices": list(exams.notices),
         }
     )
-    return RecordDict({"hello": words, "metrics": MetricRecord({"num-examples": exams.num_exams})})
+    numbers = MetricRecord({"num-examples": exams.num_exams, "clock": time.time()})
+    return RecordDict({"hello": words, "metrics": numbers})
 
 
-def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> RecordDict:
+def _train(site: Site, study: str, settings: Settings, content: RecordDict, state: RecordDict) -> RecordDict:
+    state.pop(BEHIND_UPDATE, None)
     round, global_step = _order(content["config"], settings)
+    if notice := _notice(content["config"]):
+        site.say(f"round {round}: the coordinator says: {notice}")
     local = local_settings(site, settings)
     arrays = content["arrays"]
     assert isinstance(arrays, ArrayRecord), "a training message carries the shared tensors"
@@ -80,7 +103,9 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
         site.say(f"round {round}: no private state of an earlier round, starting without")
     if notice := forgotten_notice(site.private / study):
         site.say(f"round {round}: {notice}")
-    load_shared(model, arrays.to_torch_state_dict(), sender="the server")
+    payload = settings.federation.payload
+    begin = dict(arrays.to_torch_state_dict())
+    load_shared(model, begin, sender="the server", payload=payload)
     exams, _ = exams_of(site, settings)
     moments = None if kept is None or settings.federation.reset_optimizer else kept.optimizer
     watcher = observer()
@@ -96,9 +121,10 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
         on_step=lambda step, steps, loss: watcher.site_progress(site.name, round, step, steps, loss),
         scratch=site.private,
     )
-    state = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
+    sent = reply_of(shared_state(model), begin, payload, sender=f"site '{site.name}'")
     record_exams(site.private / study, exams, round)
-    save_state(site.private / study, state)
+    after = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
+    save_state(site.private / study, after)
     site.say(
         f"round {round}: {report.num_steps} steps on {report.num_exams} exams, "
         f"loss {report.loss:.4f} ({report.parts})"
@@ -111,7 +137,14 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict) -> R
             "seconds": float(report.seconds),
         }
     )
-    shared = {name: Array(value.numpy()) for name, value in shared_state(model).items()}
+    state[BEHIND_UPDATE] = MetricRecord(
+        {
+            "num-exams": report.num_seen,
+            "num-tokens": report.num_tokens,
+            "num-steps": report.num_steps,
+        }
+    )
+    shared = {name: Array(value.numpy()) for name, value in sent.items()}
     return RecordDict({"arrays": ArrayRecord(shared), "metrics": metrics})
 
 
@@ -130,10 +163,12 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
                 what=f"works with the exams of site '{name}'",
                 wait_s=settings.federation.round_timeout_s,
             ):
-                return work(site, study, settings, message.content)
+                return work(site, study, settings, message.content, context.state)
     except DataError as error:
         told, full = error.public, str(error)
-    except (LockedError, PolicyError, SharingError, TrainingError, SettingsError, RunError) as error:
+    except SettingsError as error:
+        told = full = f"{error}; climb-federated {program_version()} runs here"
+    except (LockedError, PolicyError, SharingError, TrainingError, RunError) as error:
         told = full = str(error)
     except (DeviceError, SiteError, StateError) as error:
         told, full = "is not set up as it should be; its own log says how", str(error)
@@ -149,6 +184,13 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
 def _refusal(name: str, told: str) -> RecordDict:
     line = told if f"'{name}'" in told else f"site '{name}': {told}" if name else f"a site {told}"
     return RecordDict({"refused": ConfigRecord({"site": name, REFUSAL: line})})
+
+
+def _notice(config: object) -> str:
+    """What the coordinator tells this site alone, on one line; nothing else of it is believed."""
+    told = config.get("notice") if isinstance(config, ConfigRecord) else None
+    text = told if isinstance(told, str) else ""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:MAX_NOTICE])
 
 
 def _order(config: object, settings: Settings) -> tuple[int, int]:

@@ -40,6 +40,9 @@ class Checkpoint:
 
     history: tuple[RoundRecord, ...]
     shared: dict[str, Tensor]
+    handshake: dict[str, dict[str, object]] = field(default_factory=dict[str, "dict[str, object]"])
+    """Each admitted site's versions, clock offset and data in counts, as JSON's types."""
+
     server: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Moments of a server-side optimizer; averaging has none."""
 
@@ -53,6 +56,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "global_step": checkpoint.global_step,
         "exams": checkpoint.exams,
         "notices": checkpoint.notices,
+        "handshake": checkpoint.handshake,
         "history": [record.to_json() for record in checkpoint.history],
     }
     tensors = _named(_SHARED, checkpoint.shared) | _named(_SERVER, checkpoint.server)
@@ -89,6 +93,7 @@ def _load(path: Path) -> Checkpoint:
         exams=facts["exams"],
         notices={site: tuple(lines) for site, lines in facts["notices"].items()},
         history=tuple(RoundRecord.from_json(record) for record in facts["history"]),
+        handshake=facts["handshake"],
         shared=_unnamed(_SHARED, tensors),
         server=_unnamed(_SERVER, tensors),
     )

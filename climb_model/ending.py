@@ -37,6 +37,7 @@ def write_result(
         "sites": len(checkpoint.exams),
         "exams": checkpoint.exams,
         "notices": {site: list(lines) for site, lines in checkpoint.notices.items() if lines},
+        "handshake": checkpoint.handshake,
         **result,
         "shared_tensors": len(checkpoint.shared),
         "shared_parameters": sum(value.numel() for value in checkpoint.shared.values()),

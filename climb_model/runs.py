@@ -38,6 +38,9 @@ class SiteRound:
     """Size of the reply (site to server) in bytes."""
 
     bytes_down: int
+    wall_s: float | None = None
+    """From sending to the whole reply, as the server measured: training and both ways. None where sites are
+    asked one by one in one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +56,30 @@ class RoundRecord:
 
     auc: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
     rejected: tuple[dict[str, str], ...] = ()
-    """`site` and `reason` of each reply that was dropped; round 0: of each site that was not admitted."""
+    """`site` and `reason` of each reply that was dropped and of each site that could not be asked; round 0:
+    of each site that was not admitted."""
+
+    deadline_s: float | None = None
+    """Seconds that the sites had for their replies; None where nobody waited."""
+
+    notices: tuple[str, ...] = ()
+    """What else happened, in the server's own words: who joined or was asked again, whose versions differ."""
 
     def to_json(self) -> dict[str, object]:
         """The record as JSON's types."""
-        return {**dataclasses.asdict(self), "rejected": [dict(entry) for entry in self.rejected]}
+        lists = {"rejected": [dict(entry) for entry in self.rejected], "notices": list(self.notices)}
+        return {**dataclasses.asdict(self), **lists}
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> RoundRecord:
         """The record that `to_json` gave."""
         sites = cast(Mapping[str, Mapping[str, object]], values["sites"])
-        rest = {key: value for key, value in values.items() if key not in ("sites", "rejected")}
+        rest = {key: value for key, value in values.items() if key not in ("sites", "rejected", "notices")}
         return cls(
             **rest,  # type: ignore[arg-type]
             sites={name: SiteRound(**site) for name, site in sites.items()},  # type: ignore[arg-type]
             rejected=tuple(cast(Sequence[dict[str, str]], values["rejected"])),
+            notices=tuple(cast(Sequence[str], values["notices"])),
         )
 
 

@@ -29,11 +29,30 @@ learn reports by heart. Whatever is in neither list stays too."""
 TRAIN_METRICS: dict[str, type] = {"num-examples": int, "num-steps": int, "loss": float, "seconds": float}
 """The only numbers of a training reply."""
 
-HELLO_NUMBERS: dict[str, type] = {"num-examples": int}
-"""The only numbers of the first exchange: training exams."""
+HELLO_NUMBERS: dict[str, type] = {"num-examples": int, "clock": float}
+"""The only numbers of the first exchange: training exams, and the site's clock in seconds since 1970."""
 
-HELLO_WORDS: tuple[str, ...] = ("site", "fingerprint", "settings", "notices")
-"""The only words of the first exchange: the site's name, hashes, and facts in counts."""
+HELLO_WORDS: tuple[str, ...] = (
+    "site",
+    "version",
+    "versions",
+    "fingerprint",
+    "settings",
+    "summary",
+    "notices",
+)
+"""The only words of the first exchange: the site's name, the versions of this program and of its libraries,
+hashes, and facts in counts."""
+
+BEHIND_UPDATE = "behind-update"
+"""Name of the record in Flower's `Context.state`, which never leaves the site, that tells the site's own
+egress check what lies behind a training reply."""
+
+BEHIND_NUMBERS: tuple[str, ...] = ("num-exams", "num-tokens", "num-steps")
+"""Its numbers: different exams trained on, real report tokens of these, optimizer steps."""
+
+PAYLOADS: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+"""`federation.payload` to the type of the tensors in a message."""
 
 REFUSAL = "refused"
 """The key under which a site that cannot take part says why, in one line without identifiers."""
@@ -72,8 +91,14 @@ def private_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def check_shared(tensors: Mapping[str, Tensor], spec: Mapping[str, tuple[int, ...]], *, sender: str) -> None:
-    """Check that exactly the agreed tensors came, whole and finite.
+def check_shared(
+    tensors: Mapping[str, Tensor],
+    spec: Mapping[str, tuple[int, ...]],
+    *,
+    sender: str,
+    payload: str = "float32",
+) -> None:
+    """Check that exactly the agreed tensors came, of the agreed type, whole and finite.
 
     Raises:
         SharingError: on a missing or further name, another shape or type, NaN or infinity.
@@ -88,16 +113,70 @@ def check_shared(tensors: Mapping[str, Tensor], spec: Mapping[str, tuple[int, ..
             raise SharingError(
                 f"{sender} sent '{name}' with shape {tuple(value.shape)}, expected {tuple(spec[name])}"
             )
-        if value.dtype != torch.float32:
-            raise SharingError(f"{sender} sent '{name}' as {value.dtype}, expected torch.float32")
+        if value.dtype != PAYLOADS[payload]:
+            raise SharingError(f"{sender} sent '{name}' as {value.dtype}, expected {PAYLOADS[payload]}")
         if not torch.isfinite(value).all():
             raise SharingError(f"{sender} sent '{name}' with values that are not finite")
 
 
 @torch.no_grad()
-def load_shared(model: nn.Module, tensors: Mapping[str, Tensor], *, sender: str) -> None:
+def load_shared(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, sender: str, payload: str = "float32"
+) -> None:
     """Check the shared tensors and copy them into the model."""
-    check_shared(tensors, shared_spec(model), sender=sender)
+    check_shared(tensors, shared_spec(model), sender=sender, payload=payload)
     values = dict(model.named_parameters())
     for name, value in tensors.items():
         values[name].copy_(value)
+
+
+def outgoing(tensors: Mapping[str, Tensor], payload: str, *, sender: str) -> dict[str, Tensor]:
+    """A server's float32 tensors as they travel to the sites: rounded to the nearest of the payload's type.
+
+    Raises:
+        SharingError: if a value is too large for it.
+    """
+    return {name: _rounded(value, payload, f"{sender}: '{name}' has") for name, value in tensors.items()}
+
+
+def reply_of(
+    end: Mapping[str, Tensor], begin: Mapping[str, Tensor], payload: str, *, sender: str
+) -> dict[str, Tensor]:
+    """A site's float32 tensors after training as they travel to the server.
+
+    In float32 the tensors themselves; in float16 their difference from `begin`, so that a round's rounding
+    is relative to what the round changed: each element is off by at most 2^-11 of itself, or 2^-25 if that
+    is more.
+
+    Args:
+        begin: what came from the server, as it came.
+
+    Raises:
+        SharingError: if a difference is too large for the payload's type or not finite.
+    """
+    if payload == "float32":
+        return dict(end)
+    return {
+        name: _rounded(value - begin[name].to(torch.float32), payload, f"{sender}: '{name}' changed by")
+        for name, value in end.items()
+    }
+
+
+def after_reply(start: Tensor, sent: Tensor, payload: str) -> Tensor:
+    """A site's tensor in float32, from the server's own that the round began with and the site's reply.
+
+    The difference is added to the server's unrounded tensor, so that what rounding took from it on the way
+    out is not lost to the global state.
+    """
+    return sent if payload == "float32" else start + sent.to(torch.float32)
+
+
+def _rounded(value: Tensor, payload: str, whose: str) -> Tensor:
+    rounded = value.to(PAYLOADS[payload])
+    if payload != "float32" and not torch.isfinite(rounded).all():
+        most = torch.finfo(PAYLOADS[payload]).max
+        raise SharingError(
+            f"{whose} values beyond {most:g} or not finite, which {payload} cannot hold; "
+            "wanted: federation.payload=float32"
+        )
+    return rounded

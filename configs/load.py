@@ -87,12 +87,13 @@ def to_yaml(settings: Settings) -> str:
 def settings_hash(settings: Settings) -> str:
     """What two partners compare: 16 hexadecimal digits of the SHA-256 of all settings.
 
-    `federation.round_timeout_s` is left out, `data.keep_prepared`, and without dropout
-    `training.chunk_size`: how long a server waits, what a site keeps on disk and how much of a batch lies in
-    its memory change no result beyond rounding.
+    Left out are `federation.round_timeout_s`, `.deadline_factor` and `.min_deadline_s`, `data.keep_prepared`,
+    and without dropout `training.chunk_size`: how long a server waits, what a site keeps on disk and how much
+    of a batch lies in its memory change no site's reply beyond rounding.
     """
     values = dataclasses.asdict(settings)
-    del values["federation"]["round_timeout_s"]
+    for key in ("round_timeout_s", "deadline_factor", "min_deadline_s"):
+        del values["federation"][key]
     del values["data"]["keep_prepared"]
     if not settings.model.fusion.dropout:  # whose masks are drawn part by part
         del values["training"]["chunk_size"]

@@ -210,7 +210,20 @@ class FederationConfig:
     reset_optimizer: bool = False
     """Forget the optimizer's moments at the start of each round."""
 
+    payload: str = "float32"
+    """How shared tensors travel. `float16` halves the bytes: sites train from weights rounded to it and reply
+    with the difference they made; the server keeps and averages float32."""
+
     round_timeout_s: float = 3600.0
+    """Longest time a site has for its reply, in seconds."""
+
+    deadline_factor: float = 3.0
+    """Over a network, a round ends for late sites after this many times the median of what the sites' last
+    replies took, training and both ways. 0: only `round_timeout_s` counts, as in a round without a measured
+    site before it."""
+
+    min_deadline_s: float = 300.0
+    """Shortest deadline of that kind in seconds; longer than the 180 s that Flower lets an upload pause."""
 
 
 @dataclass(frozen=True, kw_only=True)

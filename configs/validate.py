@@ -26,6 +26,7 @@ Problem = tuple[str, str]
 """The key at fault and a sentence that begins with it: `must be ..., got ...`."""
 
 PRECISIONS = ("float32", "bfloat16")
+PAYLOADS = ("float32", "float16")
 TEXT_KINDS = ("embeddings", "encoder")
 GENERATOR_KINDS = ("separate", "reused")
 IMAGE_LOSSES = ("smooth_l1", "soft_cross_entropy")
@@ -257,7 +258,15 @@ def _federation(federation: FederationConfig) -> Iterator[Problem]:
     yield from _at_least("federation.min_sites", federation.min_sites, 1)
     yield from _at_least("federation.max_exams", federation.max_exams, 1)
     yield from _positive("federation.max_update_norm", federation.max_update_norm)
+    yield from _one_of("federation.payload", federation.payload, PAYLOADS)
     yield from _positive("federation.round_timeout_s", federation.round_timeout_s)
+    yield from _number(
+        "federation.deadline_factor",
+        federation.deadline_factor,
+        "0 (no deadline but round_timeout_s) or >= 1",
+        lambda number: number == 0 or number >= 1,
+    )
+    yield from _positive("federation.min_deadline_s", federation.min_deadline_s)
 
 
 def _variants(key: str, values: tuple[str, ...], findings: tuple[str, ...]) -> Iterator[Problem]:

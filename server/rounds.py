@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from climb_model.evaluation.labelled import LabelledExams
 from climb_model.lock import only_process
+from climb_model.made_by import library_versions, program_version
 from climb_model.model.climb import build_model
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed, own_random_states
@@ -25,12 +26,15 @@ from climb_model.scalars import ScalarBoard
 from climb_model.sharing import load_shared, shared_spec, shared_state
 from configs.load import settings_hash
 from configs.schema import Settings
+from server.admission import Admission, Terms
 from server.central import open_central
-from server.hello import Admission, first_exchange
+from server.hello import first_exchange
+from server.newcomers import Newcomers
 from server.place import ServerPlace
 from server.summary import finish
 from strategies.checked_grid import CheckedGrid, TooFewReplies, Traffic, told
 from strategies.checks import Limits
+from strategies.deadline import Deadlines
 from strategies.fedavg import StreamingFedAvg
 from strategies.moments import read_moments, write_moments
 
@@ -53,6 +57,19 @@ class State:
     global_step: int
     shared: dict[str, Tensor]
     history: tuple[RoundRecord, ...]
+
+
+@dataclass(frozen=True)
+class News:
+    """What the history's next line tells of sites that it has not told yet."""
+
+    rejected: tuple[dict[str, str], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    def and_of(self, joined: Admission) -> News:
+        """This and what is known of newcomers."""
+        came = tuple(f"site '{site}' joined" for site in sorted(joined.sites.values()))
+        return News(self.rejected + _told(joined), self.notices + came + joined.warnings)
 
 
 def run_study(
@@ -94,7 +111,8 @@ def _run_locked(
     central = open_central(run, place.data, place.weights)
     if checkpoint is not None and checkpoint.round >= settings.federation.num_rounds:
         return finish(run, central, checkpoint, place.engine)
-    admission = _admit(grid, central, place)
+    terms = _terms(central)
+    admission = _admit(grid, central, place, terms)
     observer().started(settings, admission.exams)
     evaluate_fn = make_evaluate_fn(central)
     if checkpoint is None:
@@ -102,14 +120,18 @@ def _run_locked(
         checkpoint = _save(run, state, admission, {})
         observer().round_done(state.history[-1])
     state = State(checkpoint.round, checkpoint.global_step, checkpoint.shared, checkpoint.history)
-    new = tuple(entry for entry in _told(admission) if entry not in state.history[0].rejected)
+    news = _new_in(admission, state.history[0])
     strategy = strategy or StreamingFedAvg(settings.federation.min_sites)
     write_moments(strategy, checkpoint.server)
-    checked = _checked(grid, admission, settings)
+    checked = _checked(grid, admission, settings, state.history)
+    newcomers = Newcomers(grid, terms, settings.federation.max_exams, admission.refused)
     with ScalarBoard(run.path / "tensorboard", state.history) as board:
         while state.round < settings.federation.num_rounds:
-            state = _train(checked, strategy, state, settings, evaluate_fn, new)
-            new = ()
+            joined = newcomers.look(checked.sites)
+            checked.admit(joined.sites)
+            admission, news = admission.joined_by(joined), news.and_of(joined)
+            state = _train(checked, strategy, state, settings, evaluate_fn, news)
+            news = News()
             checkpoint = _save(run, state, admission, read_moments(strategy))
             board.add(state.history[-1])
             observer().round_done(state.history[-1])
@@ -137,12 +159,20 @@ def next_global_step(global_step: int, traffic: Traffic) -> int:
     return global_step + round(steps / exams)
 
 
-def _admit(grid: Grid, central: LabelledExams, place: ServerPlace) -> Admission:
+def _terms(central: LabelledExams) -> Terms:
+    return Terms(
+        version=program_version(),
+        versions=library_versions(),
+        fingerprint=central.frozen.fingerprint,
+        settings=settings_hash(central.settings),
+    )
+
+
+def _admit(grid: Grid, central: LabelledExams, place: ServerPlace, terms: Terms) -> Admission:
     settings = central.settings
     admission = first_exchange(
         grid,
-        fingerprint=central.frozen.fingerprint,
-        settings=settings_hash(settings),
+        terms,
         num_sites=place.num_sites or settings.federation.min_sites,
         max_exams=settings.federation.max_exams,
         wait_s=place.wait_s,
@@ -156,11 +186,31 @@ def _admit(grid: Grid, central: LabelledExams, place: ServerPlace) -> Admission:
     return admission
 
 
-def _checked(grid: Grid, admission: Admission, settings: Settings) -> CheckedGrid:
+def _new_in(admission: Admission, first: RoundRecord) -> News:
+    """What round 0 does not tell, of a study that goes on."""
+    return News(
+        tuple(entry for entry in _told(admission) if entry not in first.rejected),
+        tuple(line for line in admission.warnings if line not in first.notices),
+    )
+
+
+def _checked(
+    grid: Grid, admission: Admission, settings: Settings, history: Sequence[RoundRecord]
+) -> CheckedGrid:
     federation = settings.federation
-    limits = Limits(federation.max_exams, federation.max_update_norm)
+    taken = {name: site.wall_s for record in history for name, site in record.sites.items()}
     return CheckedGrid(
-        grid, admission.sites, limits, federation.min_sites, patience_s=federation.round_timeout_s
+        grid,
+        admission.sites,
+        Limits(federation.max_exams, federation.max_update_norm, federation.payload),
+        federation.min_sites,
+        patience_s=federation.round_timeout_s,
+        deadlines=Deadlines(
+            most_s=federation.round_timeout_s,
+            factor=federation.deadline_factor,
+            least_s=federation.min_deadline_s,
+            taken={name: wall_s for name, wall_s in taken.items() if wall_s is not None},
+        ),
     )
 
 
@@ -175,6 +225,7 @@ def _before_training(central: LabelledExams, evaluate_fn: EvaluateFn, admission:
         mean_auc=mean,
         auc=aucs,
         rejected=_told(admission),
+        notices=admission.warnings,
     )
     return State(0, 0, shared, (record,))
 
@@ -185,7 +236,7 @@ def _train(
     state: State,
     settings: Settings,
     evaluate_fn: EvaluateFn,
-    refused: tuple[dict[str, str], ...],
+    news: News,
 ) -> State:
     """One round: send, check, average, evaluate."""
     start, number = time.monotonic(), state.round + 1
@@ -207,8 +258,10 @@ def _train(
         sites=_site_rounds(grid.traffic),
         mean_auc=mean,
         auc=aucs,
-        rejected=refused
+        rejected=news.rejected
         + tuple({"site": entry.site, "reason": entry.reason} for entry in grid.traffic.rejected),
+        deadline_s=grid.traffic.deadline_s,
+        notices=news.notices + tuple(grid.traffic.notices),
     )
     return State(number, global_step, shared, (*state.history, record))
 
@@ -234,6 +287,7 @@ def _save(run: RunFolder, state: State, admission: Admission, moments: dict[str,
         global_step=state.global_step,
         exams=admission.exams,
         notices=admission.notices,
+        handshake=admission.handshake,
         history=state.history,
         shared=state.shared,
         server=moments,
@@ -262,6 +316,7 @@ def _site_rounds(traffic: Traffic) -> dict[str, SiteRound]:
             seconds=facts.seconds,
             bytes_up=traffic.bytes_up[site],
             bytes_down=traffic.bytes_down[site],
+            wall_s=traffic.wall_s.get(site),
         )
         for site, facts in traffic.facts.items()
     }

@@ -90,7 +90,7 @@ class LocalGrid(Grid):
         """Replies to pushed messages, computed as they are read."""
         for identifier in message_ids:
             if identifier in self._pushed:
-                yield self._ask(self._pushed.pop(identifier))
+                yield self._ask(self._pushed.pop(identifier), identifier)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -102,9 +102,9 @@ class LocalGrid(Grid):
     def _replies(self, messages: list[Message]) -> Iterator[Message]:
         messages.reverse()
         while messages:
-            yield self._ask(messages.pop())
+            yield self._ask(messages.pop(), str(uuid4()))
 
-    def _ask(self, message: Message) -> Message:
+    def _ask(self, message: Message, identifier: str) -> Message:
         node = self._nodes[message.metadata.dst_node_id]
         context = Context(
             run_id=self._run.run_id,
@@ -116,7 +116,7 @@ class LocalGrid(Grid):
         request = copy.copy(message)
         request.__dict__["_metadata"] = copy.copy(message.metadata)
         request.content = _copied(message.content)
-        request.metadata.__dict__["_message_id"] = str(uuid4())
+        request.metadata.__dict__["_message_id"] = identifier
         with own_random_states():
             try:
                 reply = self._client_app(request, context)

@@ -6,17 +6,35 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from torch import Tensor
 
+from climb_model.sharing import outgoing
 from configs.errors import UserError
-from strategies.checks import ARRAYS, Limits, Rejected, TrainFacts, check_train_reply, decode
+from strategies.checks import (
+    ARRAYS,
+    CONFIG,
+    Limits,
+    Rejected,
+    TrainFacts,
+    check_train_reply,
+    decode,
+    restored,
+)
+from strategies.deadline import Deadlines
+from strategies.post import Answer, ask, connected, is_remote
 
 MOST_TOLD = 4
 """Rejected sites that one error line names; the history has them all."""
+
+NOTICE = "notice"
+"""Key of the training message's settings under which a site is told, in one line, what concerns it alone."""
+
+ROUND = "server-round"
+"""Flower's own key of the round's number."""
 
 
 class TooFewReplies(UserError):
@@ -30,20 +48,29 @@ class Traffic:
     facts: dict[str, TrainFacts] = field(default_factory=dict[str, TrainFacts])
     bytes_up: dict[str, int] = field(default_factory=dict[str, int])
     bytes_down: dict[str, int] = field(default_factory=dict[str, int])
+    wall_s: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds to each site's whole reply, where somebody measured them."""
+
+    deadline_s: float | None = None
+    """Seconds that remote sites had."""
+
     rejected: list[Rejected] = field(default_factory=list[Rejected])
+    notices: list[str] = field(default_factory=list[str])
 
 
 class CheckedGrid(Grid):
     """Wraps a Grid for one study.
 
     Guarantees, for training messages:
-        - Only admitted sites are seen and asked.
+        - Only admitted sites are seen and asked. One that is not connected is in `traffic.rejected`.
+        - Tensors travel as `limits.payload` says; strategies give and get float32.
         - A reply is yielded only if `check_train_reply` found it sound; otherwise it is in
           `traffic.rejected` with its site and reason, as is a site that did not answer in time.
         - Replies come sorted by site, whatever the order of arrival; one that waits for its turn is
           held back, nothing else is kept. With a Grid that asks lazily, one reply is alive at a time.
         - With fewer sound replies than `min_sites`, reading them ends in `TooFewReplies`, so that no
           strategy can average them.
+        - Remote sites have until the round's deadline. A site that was late is told so in its next message.
     """
 
     def __init__(
@@ -54,14 +81,32 @@ class CheckedGrid(Grid):
         min_sites: int,
         *,
         patience_s: float = 3600.0,
+        deadlines: Deadlines | None = None,
     ) -> None:
+        """
+        Args:
+            patience_s: how long to wait while too few sites are connected.
+            deadlines: of remote sites; None: `send_and_receive`'s timeout is the deadline.
+        """
         self._inner = inner
         self._sites = dict(sites)
         self._limits = limits
         self._min_sites = min_sites
         self._patience_s = patience_s
+        self._deadlines = deadlines
         self._lonely_since: float | None = None
+        self._absent: list[str] = []
+        self._late: dict[str, str] = {}
         self.traffic = Traffic()
+
+    @property
+    def sites(self) -> Mapping[int, str]:
+        """Node to admitted site."""
+        return dict(self._sites)
+
+    def admit(self, sites: Mapping[int, str]) -> None:
+        """Let further sites take part from the next round on."""
+        self._sites |= sites
 
     def set_run(self, run: Run) -> None:
         """As the wrapped Grid."""
@@ -91,8 +136,9 @@ class CheckedGrid(Grid):
         Raises:
             TooFewReplies: if fewer than `min_sites` have been there for `patience_s` seconds.
         """
-        connected = set(self._inner.get_node_ids())
-        nodes = [node for node in self._by_name(self._sites) if node in connected]
+        there = connected(self._inner)
+        nodes = [node for node in self._by_name(self._sites) if node in there]
+        self._absent = [site for node, site in sorted(self._sites.items()) if node not in there]
         if len(nodes) >= self._min_sites:
             self._lonely_since = None
             return nodes
@@ -130,40 +176,96 @@ class CheckedGrid(Grid):
         return self._receive(ordered, timeout)
 
     def _receive(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        self.traffic = Traffic()
+        self.traffic = traffic = Traffic()
         if not messages:
             return
         sites = [self._sites[message.metadata.dst_node_id] for message in messages]
-        self.traffic.bytes_down = {
-            site: num_bytes(message.content) for site, message in zip(sites, messages, strict=True)
-        }
+        absent = [site for site in self._absent if site not in sites]
+        traffic.rejected += [Rejected(site, f"site '{site}' was not connected") for site in absent]
+        seconds = self._deadline(sites, timeout)
+        number = messages[0].content[CONFIG].get(ROUND)
         start = _tensors(messages[0])
-        replies = self._inner.send_and_receive(messages, timeout=timeout)
+        packed = self._packed(messages, sites, start)
         del messages
-        num_sound = 0
-        for site, reply in _in_order(replies, sites, self._sites):
+        answers = ask(self._inner, packed, seconds=seconds, enough=self._min_sites)
+        del packed
+        for site, answer in _in_order(answers, sites, self._sites):
+            reply, answer.reply = answer.reply, None
+            if answer.asked > 1:
+                traffic.notices.append(
+                    f"site '{site}' was asked {answer.asked} times: its connection was lost"
+                )
             if reply is None:
-                limit = f" within {timeout:g} s" if timeout is not None else ""
-                self.traffic.rejected.append(Rejected(site, f"site '{site}' did not answer{limit}"))
+                self._note_silence(site, answer, seconds, number)
                 continue
             verdict = self._judge(reply, site, start)
             if isinstance(verdict, Rejected):
-                self.traffic.rejected.append(verdict)
+                traffic.rejected.append(verdict)
                 continue
-            self.traffic.facts[site] = verdict
-            num_sound += 1
+            self._note_sound(site, answer, verdict)
+            self._restore(reply, site, start)
             yield reply
             del reply
-        if num_sound < self._min_sites:
+        if len(traffic.facts) < self._min_sites:
             raise TooFewReplies(
-                f"{num_sound} of {len(sites)} sites sent a sound reply, {self._min_sites} needed "
-                f"(federation.min_sites){told(self.traffic.rejected)}"
+                f"{len(traffic.facts)} of {len(sites)} sites sent a sound reply, {self._min_sites} needed "
+                f"(federation.min_sites){told(traffic.rejected)}"
             )
+
+    def _deadline(self, sites: Sequence[str], timeout: float | None) -> float | None:
+        if not is_remote(self._inner):
+            return timeout
+        seconds = timeout if self._deadlines is None else self._deadlines.seconds(sites)
+        self.traffic.deadline_s = seconds
+        return seconds
+
+    def _packed(
+        self, messages: Iterable[Message], sites: Iterable[str], start: Mapping[str, Tensor]
+    ) -> list[Message]:
+        """The messages as they travel: tensors of the payload's type, one record for all; own settings."""
+        arrays: ArrayRecord | None = None
+        if self._limits.payload != "float32":
+            rounded = outgoing(start, self._limits.payload, sender="the server")
+            arrays = ArrayRecord({name: Array(value.numpy()) for name, value in rounded.items()})
+        packed: list[Message] = []
+        for site, message in zip(sites, messages, strict=True):
+            records = dict(message.content)
+            config = records[CONFIG]
+            assert isinstance(config, ConfigRecord), "a training message has settings"
+            if site in self._late:
+                records[CONFIG] = ConfigRecord({**config, NOTICE: self._late.pop(site)})
+            if arrays is not None:
+                records[ARRAYS] = arrays
+            message.content = RecordDict(records)
+            self.traffic.bytes_down[site] = num_bytes(message.content)
+            packed.append(message)
+        return packed
+
+    def _note_silence(self, site: str, answer: Answer, seconds: float | None, number: object) -> None:
+        if answer.lost:
+            self.traffic.rejected.append(Rejected(site, f"site '{site}' lost its connection"))
+            return
+        limit = "" if seconds is None else f" within {seconds:g} s"
+        self.traffic.rejected.append(Rejected(site, f"site '{site}' did not answer{limit}"))
+        if seconds is not None:
+            self._late[site] = f"your reply of round {number} came too late: {seconds:g} s were allowed"
+
+    def _note_sound(self, site: str, answer: Answer, facts: TrainFacts) -> None:
+        self.traffic.facts[site] = facts
+        if answer.wall_s is not None:
+            self.traffic.wall_s[site] = answer.wall_s
+            if self._deadlines is not None:
+                self._deadlines.learn(site, answer.wall_s)
 
     def _judge(self, reply: Message, site: str, start: Mapping[str, Tensor]) -> TrainFacts | Rejected:
         if reply.has_content():
             self.traffic.bytes_up[site] = num_bytes(reply.content)
         return check_train_reply(reply, site=site, start=start, limits=self._limits)
+
+    def _restore(self, reply: Message, site: str, start: Mapping[str, Tensor]) -> None:
+        arrays = reply.content[ARRAYS]
+        assert isinstance(arrays, ArrayRecord), "a sound reply"
+        reply.content[ARRAYS] = restored(arrays, start, self._limits.payload, sender=f"site '{site}'")
 
     def _by_name(self, nodes: Iterable[int]) -> list[int]:
         return sorted(nodes, key=lambda node: self._sites[node])
@@ -193,19 +295,17 @@ def _tensors(message: Message) -> dict[str, Tensor]:
 
 
 def _in_order(
-    replies: Iterable[Message], sites: list[str], names: Mapping[int, str]
-) -> Iterator[tuple[str, Message | None]]:
-    """Each site in the given order with its reply, or None if there is none. A second reply is ignored."""
-    early: dict[str, Message] = {}
+    answers: Iterable[Answer], sites: list[str], names: Mapping[int, str]
+) -> Iterator[tuple[str, Answer]]:
+    """Each site in the given order with its answer. One from a stranger is ignored."""
+    early: dict[str, Answer] = {}
     turn = 0
-    for reply in replies:
-        site = names.get(reply.metadata.src_node_id)
+    for answer in answers:
+        site = names.get(answer.node)
         if site is None or site not in sites[turn:] or site in early:
             continue
-        early[site] = reply
-        del reply
+        early[site] = answer
+        del answer
         while turn < len(sites) and sites[turn] in early:
             yield sites[turn], early.pop(sites[turn])
             turn += 1
-    for site in sites[turn:]:
-        yield site, early.pop(site, None)

@@ -12,7 +12,14 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from climb_model.sharing import REFUSAL, TRAIN_METRICS, SharingError, check_shared
+from climb_model.sharing import (
+    PAYLOADS,
+    REFUSAL,
+    TRAIN_METRICS,
+    SharingError,
+    after_reply,
+    check_shared,
+)
 from configs.errors import UserError
 
 ARRAYS, METRICS, CONFIG, REFUSED = "arrays", "metrics", "config", "refused"
@@ -32,6 +39,9 @@ class Limits:
     max_exams: int
     max_update_norm: float
     """Euclidean, over all shared tensors, from the round's start."""
+
+    payload: str = "float32"
+    """As `federation.payload`: what a reply's tensors are."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,12 @@ def check_train_reply(
 ) -> TrainFacts | Rejected:
     """Judge one reply against the state its round began with.
 
-    A sound reply carries exactly the shared tensors (names, shapes, float32, finite, not further
+    A sound reply carries exactly the shared tensors (names, shapes, the agreed type, finite, not further
     from the start than the limit) and exactly the agreed numbers (exams in 1..limit, steps, a
     finite loss, seconds); nothing else.
 
     Args:
-        start: the shared tensors that were sent out.
+        start: the server's shared tensors, float32, that the round began with.
 
     Raises:
         WorkerDied: see `failure`.
@@ -123,31 +133,46 @@ def clean(text: str) -> str:
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 3]}..."
 
 
-def decode(array: Array, *, name: str, shape: tuple[int, ...], sender: str) -> Tensor:
-    """A float32 tensor from a peer's bytes, which are believed in nothing.
+def restored(arrays: ArrayRecord, start: Mapping[str, Tensor], payload: str, *, sender: str) -> ArrayRecord:
+    """The float32 tensors that a sound reply stands for: what every strategy of Flower expects."""
+    if payload == "float32":
+        return arrays
+    tensors = {
+        name: decode(arrays[name], name=name, shape=tuple(before.shape), sender=sender, payload=payload)
+        for name, before in start.items()
+    }
+    return ArrayRecord(
+        {name: Array(after_reply(start[name], value, payload).numpy()) for name, value in tensors.items()}
+    )
+
+
+def decode(
+    array: Array, *, name: str, shape: tuple[int, ...], sender: str, payload: str = "float32"
+) -> Tensor:
+    """A tensor of the payload's type from a peer's bytes, which are believed in nothing.
 
     The announced shape and the size of the bytes are compared with what is wanted before anything
     is allocated.
 
     Raises:
-        SharingError: if it is not a float32 tensor of that shape.
+        SharingError: if it is not a tensor of that type and shape.
     """
-    if array.dtype != "float32" or array.stype != "numpy.ndarray":
-        raise SharingError(f"{sender} sent '{name}' as {clean(str(array.dtype))}, expected float32")
+    if array.dtype != payload or array.stype != "numpy.ndarray":
+        raise SharingError(f"{sender} sent '{name}' as {clean(str(array.dtype))}, expected {payload}")
     if tuple(array.shape) != shape:
         raise SharingError(f"{sender} sent '{name}' with shape {tuple(array.shape)}, expected {shape}")
-    num_bytes = 4 * math.prod(shape)
+    num_bytes = PAYLOADS[payload].itemsize * math.prod(shape)
     if not num_bytes <= len(array.data) <= num_bytes + _MAX_HEADER:
         raise SharingError(f"{sender} sent '{name}' in {len(array.data)} bytes, expected about {num_bytes}")
     try:
         stream = io.BytesIO(array.data)
         np.lib.format.read_magic(stream)
         inner, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if tuple(inner) != shape or dtype != np.float32:
+        if tuple(inner) != shape or dtype != np.dtype(payload):
             raise ValueError("the header says otherwise than the record")
         value = np.load(io.BytesIO(array.data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError):
-        raise SharingError(f"{sender} sent '{name}' in bytes that are no float32 array") from None
+        raise SharingError(f"{sender} sent '{name}' in bytes that are no {payload} array") from None
     return torch.from_numpy(np.ascontiguousarray(value).reshape(shape))
 
 
@@ -188,9 +213,10 @@ def _check_update(arrays: ArrayRecord, site: str, start: Mapping[str, Tensor], l
         if name not in arrays:
             raise SharingError(f"{sender} did not send '{name}', which is shared")
         shape = tuple(before.shape)
-        value = decode(arrays[name], name=name, shape=shape, sender=sender)
-        check_shared({name: value}, {name: shape}, sender=sender)
-        squares += float((value.double() - before.double()).square().sum())
+        value = decode(arrays[name], name=name, shape=shape, sender=sender, payload=limits.payload)
+        check_shared({name: value}, {name: shape}, sender=sender, payload=limits.payload)
+        after = after_reply(before.double(), value.double(), limits.payload)
+        squares += float((after - before.double()).square().sum())
     norm = math.sqrt(squares)
     if norm > limits.max_update_norm:
         raise UnsoundReply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,30 @@ def assert_no_marker(content: bytes) -> None:
 def test_the_first_exchange_carries_exactly_this(hospital: Any) -> None:
     reply = hospital.ask("query.hello")
     assert listing(reply) == {
-        "hello": {"site": "str", "fingerprint": "str", "settings": "str", "notices": "list"},
-        "metrics": {"num-examples": "int"},
+        "hello": {
+            "site": "str",
+            "version": "str",
+            "versions": "str",
+            "fingerprint": "str",
+            "settings": "str",
+            "summary": "str",
+            "notices": "list",
+        },
+        "metrics": {"num-examples": "int", "clock": "float"},
     }
     words, numbers = reply.content["hello"], reply.content["metrics"]
     assert words["site"] == "H"
     assert words["settings"] == settings_hash(hospital.settings)
     assert set(json.loads(str(words["fingerprint"]))) == {"vision", "text", "tokenizer", "preprocessing"}
     assert numbers["num-examples"] == 6
+    assert numbers["clock"] == pytest.approx(time.time(), abs=60)
+    assert set(json.loads(str(words["versions"]))) == {
+        "python",
+        "torch",
+        "flwr",
+        "transformers",
+        "x-transformers",
+    }
     assert_no_marker(wire(reply))
 
 

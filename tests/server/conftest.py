@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from flwr.clientapp import ClientApp
 from simulation.local_grid import LocalGrid, LocalNode
 
 FINGERPRINT = {"vision": "a" * 64, "text": "b" * 64}
+VERSIONS = {"python": "3.11.9", "torch": "2.13.0+cpu", "flwr": "1.41.0"}
+SUMMARY = {"splits": {"train": {"exams": 20, "patients": 12}}, "lacking": {"T2": 3}, "left_out": 1}
+NUMBERS = ("num-examples", "clock")
 
 
 class Nodes:
@@ -23,10 +27,14 @@ class Nodes:
         self.says: dict[int, dict[str, Any]] = {
             number: {
                 "site": name,
+                "version": "0.2.0",
+                "versions": json.dumps(VERSIONS),
                 "fingerprint": json.dumps(FINGERPRINT),
                 "settings": "cafe",
+                "summary": json.dumps(SUMMARY),
                 "notices": [],
                 "num-examples": 10 * number,
+                "clock": time.time(),
             }
             for number, name in enumerate(names, start=2)
         }
@@ -43,8 +51,8 @@ class Nodes:
         self.grid = LocalGrid(app, [LocalNode(number, {}) for number in self.says], {})
 
     def content(self, says: Mapping[str, Any]) -> RecordDict:
-        words = {key: value for key, value in says.items() if key != "num-examples"}
-        numbers = {key: value for key, value in says.items() if key == "num-examples"}
+        words = {key: value for key, value in says.items() if key not in NUMBERS}
+        numbers = {key: value for key, value in says.items() if key in NUMBERS}
         return RecordDict({"hello": ConfigRecord(words), "metrics": MetricRecord(numbers)})
 
 

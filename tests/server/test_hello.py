@@ -9,16 +9,19 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from climb_model.runs import RunError
-from server.hello import Admission, first_exchange
+from server.admission import Admission, Terms
+from server.hello import first_exchange
 
 FINGERPRINT = {"vision": "a" * 64, "text": "b" * 64}
+TERMS = Terms(
+    version="0.2.0", versions={"torch": "2.13.0", "flwr": "1.41.0"}, fingerprint=FINGERPRINT, settings="cafe"
+)
 
 
-def exchange(nodes: Any) -> Admission:
+def exchange(nodes: Any, terms: Terms = TERMS) -> Admission:
     return first_exchange(
         nodes.grid,
-        fingerprint=FINGERPRINT,
-        settings="cafe",
+        terms,
         num_sites=len(nodes.says),
         max_exams=1000,
         wait_s=0.0,
@@ -38,6 +41,14 @@ def test_sites_that_fit_are_admitted_with_their_exams_sorted_by_name(nodes: Any)
     assert list(admission.exams.items()) == [("A", 30), ("B", 40), ("C", 20)]
     assert admission.notices == {"A": ("3 exams without a report left out",), "B": (), "C": ()}
     assert admission.rejected == ()
+    assert admission.warnings == ()
+    told = admission.handshake["A"]
+    assert told.pop("clock_offset_s") == pytest.approx(0.0, abs=5.0)
+    assert told == {
+        "version": "0.2.0",
+        "versions": {"python": "3.11.9", "torch": "2.13.0+cpu", "flwr": "1.41.0"},
+        "data": {"splits": {"train": {"exams": 20, "patients": 12}}, "lacking": {"T2": 3}, "left_out": 1},
+    }
 
 
 def test_two_sites_of_one_name_are_both_refused(nodes: Any) -> None:
@@ -57,16 +68,80 @@ def test_a_site_with_another_encoder_is_refused_and_the_part_is_named(nodes: Any
     admission = exchange(group)
     assert set(admission.sites.values()) == {"A"}
     assert reasons(admission) == {
-        "B": "site 'B' differs in text (dddddddddddd, the server's is bbbbbbbbbbbb)",
-        "C": "site 'C' differs in more (ffffffffffff, the server's is none), "
-        "vision (eeeeeeeeeeee, the server's is aaaaaaaaaaaa)",
+        "B": "site 'B' differs in the report encoder's weights (dddddddddddd, the coordinator's is "
+        "bbbbbbbbbbbb): compare the folder --weights with the coordinator's",
+        "C": "site 'C' differs in more (ffffffffffff, the coordinator's is none): give it the coordinator's "
+        "version of the image; it differs in the slice encoder's weights (eeeeeeeeeeee, the coordinator's is "
+        "aaaaaaaaaaaa): compare the folder --weights with the coordinator's",
     }
 
 
 def test_a_site_with_other_settings_is_refused(nodes: Any) -> None:
     group = nodes("A", "B")
     group.says[2]["settings"] = "beef"
-    assert reasons(exchange(group)) == {"A": "site 'A' differs in settings (beef, the server's are cafe)"}
+    assert reasons(exchange(group)) == {
+        "A": "site 'A' differs in settings (beef, the coordinator's are cafe): give it the coordinator's "
+        "version of the image"
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("0.1.0", "runs climb-federated 0.1.0, the study needs 0.2.0: upgrade its image"),
+        (
+            "0.10.0",
+            "runs climb-federated 0.10.0, newer than the coordinator's 0.2.0: upgrade the coordinator, or give "
+            "the site the image of 0.2.0",
+        ),
+    ],
+)
+def test_a_site_of_another_version_is_told_who_must_upgrade(nodes: Any, version: str, told: str) -> None:
+    group = nodes("A", "B")
+    group.says[2] |= {"version": version, "settings": "beef"}
+    assert reasons(exchange(group)) == {"A": f"site 'A' {told}"}
+
+
+def test_a_site_from_before_versions_were_told_is_told_to_upgrade(nodes: Any) -> None:
+    group = nodes("A", "B")
+    for word in ("version", "versions", "summary", "clock"):
+        del group.says[2][word]
+    assert reasons(exchange(group)) == {
+        "A": "site 'A' runs an older climb-federated than 0.2.0: upgrade its image"
+    }
+
+
+def test_another_minor_version_of_a_library_is_told_and_no_reason_to_refuse(nodes: Any) -> None:
+    group = nodes("A", "B")
+    group.says[2]["versions"] = json.dumps({"torch": "2.12.1", "flwr": "1.41.9", "python": "3.12.0"})
+    admission = exchange(group)
+    assert set(admission.sites.values()) == {"A", "B"}
+    assert admission.warnings == (
+        "site 'A' has torch 2.12.1, the coordinator 2.13.0: results can differ by rounding",
+    )
+
+
+def test_a_program_that_does_not_know_its_version_is_told_and_not_refused(nodes: Any) -> None:
+    group = nodes("A")
+    group.says[2]["version"] = "unknown"
+    admission = exchange(group)
+    assert set(admission.sites.values()) == {"A"}
+    assert admission.warnings == (
+        "site 'A' or the coordinator does not know its version of climb-federated",
+    )
+
+
+def test_a_clock_ahead_is_refused_and_one_behind_is_told(nodes: Any) -> None:
+    group = nodes("A", "B", "C")
+    group.says[2]["clock"] += 60.0
+    group.says[3]["clock"] -= 600.0
+    group.says[4]["clock"] += 2.0
+    admission = exchange(group)
+    assert set(admission.sites.values()) == {"B", "C"}
+    [line] = reasons(admission).values()
+    assert line.startswith("site 'A' has a clock that is 60 s ahead of the coordinator's, at most 5 s wanted")
+    [warning] = admission.warnings
+    assert warning.startswith("site 'B' has a clock that is about 600 s behind the coordinator's")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +160,15 @@ def test_a_site_with_other_settings_is_refused(nodes: Any) -> None:
         {"settings": 3},
         {"notices": "text"},
         {"notices": [1, 2]},
+        {"versions": "[]"},
+        {"clock": float("nan")},
+        {"clock": 5},
+        {"summary": "{}" * 3000},
+        {"summary": json.dumps({"patients": ["Meier"]})},
+        {"summary": json.dumps({"exams": -1})},
+        {"summary": json.dumps({"exams": {"a": {"b": {"c": 1}}}})},
+        {"summary": json.dumps({"exams": True})},
+        {"summary": json.dumps({"x" * 65: 1})},
         {"secret": "words"},
     ],
 )
@@ -131,8 +215,7 @@ def test_nobody_there_is_one_clear_line(nodes: Any) -> None:
     with pytest.raises(RunError, match="no site connected within 0 s, 2 expected"):
         first_exchange(
             nodes().grid,
-            fingerprint=FINGERPRINT,
-            settings="cafe",
+            TERMS,
             num_sites=2,
             max_exams=10,
             wait_s=0.0,

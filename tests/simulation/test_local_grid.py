@@ -134,7 +134,9 @@ def test_clients_run_as_their_replies_are_read_and_one_reply_is_alive_at_a_time(
 def test_pushed_messages_are_answered_when_pulled_and_only_once() -> None:
     grid = grid_of(lambda *_: RecordDict())
     identifiers = list(grid.push_messages(ask(grid)))
-    assert len(list(grid.pull_messages(identifiers))) == 3
+    replies = list(grid.pull_messages(identifiers))
+    assert [reply.metadata.reply_to_message_id for reply in replies] == identifiers
+    assert len(replies) == 3
     assert list(grid.pull_messages(identifiers)) == []
 
 

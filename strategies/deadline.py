@@ -1,0 +1,44 @@
+"""How long a round waits for its sites: a multiple of what their last replies took."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+
+
+class Deadlines:
+    """The deadline of each round of one study.
+
+    A site's last sound reply took so many seconds: training, and both ways through the network. The
+    payload is the same in every round, so the next one is expected to take as long. A deadline is a
+    multiple of the median over the sites that are asked, between a floor and a cap; while none of them
+    has been measured it is the cap. Of a median, one site that claims or takes too much decides nothing.
+    """
+
+    def __init__(
+        self, *, most_s: float, factor: float, least_s: float, taken: Mapping[str, float] | None = None
+    ) -> None:
+        """
+        Args:
+            most_s: the cap.
+            factor: times the median; 0: every deadline is the cap.
+            least_s: the floor; a cap below it wins.
+            taken: seconds that each site's last reply took, of a study that goes on.
+        """
+        self._most_s = most_s
+        self._factor = factor
+        self._least_s = least_s
+        self._taken = dict(taken or {})
+
+    def learn(self, site: str, wall_s: float) -> None:
+        """Note what a sound reply took."""
+        self._taken[site] = wall_s
+
+    def seconds(self, sites: Iterable[str]) -> float:
+        """The deadline of a round that asks these sites, in whole seconds if it is not the cap."""
+        expected = [self._taken[site] for site in sites if site in self._taken]
+        if not expected or not self._factor:
+            return self._most_s
+        wanted = max(self._least_s, self._factor * statistics.median(expected))
+        return min(float(math.ceil(wanted)), self._most_s)
