@@ -269,7 +269,7 @@ def _settings(given: object, source: str) -> HomeSettings:
         raise SettingsError(f"{source}: listen must be an IP address, got {ascii(listen)[:60]}")
     ports = {name: values[name] for name in ("port", "superlink_port") if name in values}
     for name, port in ports.items():
-        if not isinstance(port, int) or not 0 < port < 65536:
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise SettingsError(f"{source}: {name} must be a port from 1 to 65535, got {ascii(port)[:40]}")
     settings = HomeSettings(host=host, listen=listen, **cast(dict[str, int], ports))
     if settings.port == settings.superlink_port:
