@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -12,11 +13,13 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from client.egress.egress import agreed_shapes
+from client.egress.records import read_reply
+from client.egress.rules import BEHIND, Broken, Leaving
 from client.node.bundle import (
     ROOT,
     Approvals,
@@ -42,6 +45,7 @@ KINDS = ("query.hello", "train")
 """The messages that a site works on."""
 
 
+@runtime_checkable
 class Checker(Protocol):
     """The last thing before a reply leaves: `client.egress.egress.Egress`."""
 
@@ -58,6 +62,10 @@ class Checker(Protocol):
         agreed: Mapping[str, tuple[int, ...]] | None = None,
     ) -> RecordDict:
         """What leaves in the place of a reply."""
+        ...
+
+    def foresee(self, leaving: Leaving, run_id: int | None = None) -> Broken | None:
+        """The rule that `check` would name."""
         ...
 
 
@@ -169,6 +177,8 @@ class Gate:
             return Outcome(None, line="works on the first exchange and on rounds of training, nothing else")
         if line := paused_line(self._paths.paused):
             return Outcome(None, line=line)
+        if broken := self._foreseen(request, received):
+            return Outcome(None, line=f"its policy {broken.line}")
         try:
             contents = contents_of_fab(received.bundle)
         except BundleError as error:  # its text is about what the coordinator sent
@@ -201,6 +211,19 @@ class Gate:
 
             log = self._paths.state / "app.log"
             return self._run(received, self._settings, root, inner, log, ended)
+
+    def _foreseen(self, request: _Request, received: Received) -> Broken | None:
+        """The rule that no reply to this message could keep: better known before hours of training."""
+        leaving = Leaving(
+            message=request.kind,
+            study=request.study,
+            preset=request.preset,
+            coordinator=self._coordinator,
+            reading=read_reply(RecordDict()),
+            behind=dict.fromkeys(BEHIND, sys.maxsize),
+            agreed=None,
+        )
+        return self._checker.foresee(leaving, received.context.run_id)
 
     def _wait(self, digest: str, bundle: bytes, files: Mapping[str, str], version: str) -> Outcome:
         """Keep a bundle that nobody approved, and say how it differs."""

@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import httpx
 from flwr.app import Context, Message
@@ -19,7 +19,6 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
@@ -39,13 +38,14 @@ class Received:
     bundle: bytes
 
 
+@runtime_checkable
 class Task(Protocol):
     """One message to work on; as a context it keeps the SuperNode waiting while the block runs."""
 
     lost: threading.Event
     """Set when the SuperNode no longer knows the task: nothing can be answered."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Task: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -63,6 +63,7 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """Where tasks come from."""
 
@@ -151,7 +152,11 @@ class FlowerTask:
 
 
 def _client(
-    address: str, component: str, more: ProtobufClientInterceptor, *, retry: RetryInvoker | None = None
+    address: str,
+    component: str,
+    more: SuperExecAuthHttpInterceptor | RuntimeTokenHttpInterceptor,
+    *,
+    retry: RetryInvoker | None = None,
 ) -> RuntimeHttpClient:
     return RuntimeHttpClient.from_server_address(
         server_address=address,
