@@ -86,7 +86,7 @@ def _preview(arguments: argparse.Namespace) -> int:
             print(json.dumps(to_dict(message), ensure_ascii=False))
     else:
         show_foreseen(messages)
-    return DONE if all(message.broken is None for message in messages) else FAILED
+    return DONE if all(message.takes_part for message in messages) else FAILED
 
 
 def _add_audit(tool: Tool) -> None:

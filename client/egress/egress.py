@@ -135,7 +135,7 @@ class Egress:
 def run_bytes(log: AuditLog, run_id: int) -> int:
     """Bytes that have left in a run, by the log."""
     for entry in log.newest_first(holding=b'"run": "%d"' % run_id):
-        if entry.fields.get("run") == str(run_id):
+        if entry.kind in (SENT_KIND, REFUSED_KIND) and entry.fields["run"] == str(run_id):
             return _number(entry, "run_bytes")
     return 0
 

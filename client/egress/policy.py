@@ -198,9 +198,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} is given twice (line {key.start_mark.line + 1})")
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):  # any other kind of key is refused below
+                if key.value in seen:
+                    raise yaml.YAMLError(f"{key.value!r} is given twice (line {key.start_mark.line + 1})")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

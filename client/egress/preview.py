@@ -16,6 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.audit import AuditLog
 from client.egress.egress import REFUSED_KIND, SENT_KIND, Egress
+from client.egress.policy import REFUSED
 from client.egress.records import Reading, agreed_shapes, read_reply
 from client.egress.rules import HELLO_MESSAGE, TRAIN_MESSAGE, Broken, Leaving
 from client.site import exams_of, site_of
@@ -45,6 +46,11 @@ class Foreseen:
 
     broken: Broken | None
     """The rule that would stop it; None: it may leave."""
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the site's app answers, and its policy lets the answer leave."""
+        return self.broken is None and REFUSED not in self.reading.records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +135,7 @@ def preview(
         )
 
     hello = foreseen(HELLO_MESSAGE, _hello(settings, node_config, study))
-    if set(hello.reading.records) == {"refused"}:
+    if REFUSED in hello.reading.records:
         return (hello,)
     content, behind, later = _training_reply(settings, node_config, round)
     return hello, foreseen(TRAIN_MESSAGE, content, behind, later)
