@@ -89,6 +89,16 @@ class Machine:
         """Carry packets again."""
         self._point_at(self._address(), self._address_inside())
 
+    def limit(self, rate: float) -> None:
+        """Send no more than so many bits a second."""
+        queue = ("root", "tbf", "rate", f"{rate:.0f}bit", "burst", "32kbit", "latency", "200ms")
+        command = ["tc", "-n", self.name, "qdisc", "replace", "dev", self._inner, *queue]
+        subprocess.run(command, capture_output=True, check=True)
+
+    def sent(self) -> int:
+        """Bytes that the machine has sent so far, headers included; lost ones too."""
+        return int(Path(f"/sys/class/net/{self.cable}/statistics/rx_bytes").read_text())
+
     def _connect(self) -> None:
         here = Path("/etc/netns") / self.name
         here.mkdir(parents=True, exist_ok=True)
