@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from climb_model.supervisor import Service
-from server.deployment.flower import environment, script, write_connection
+from server.deployment.flower import environment, offline, script, write_connection
 from server.deployment.home import Home
 from server.place import VARIABLE as PLACE_VARIABLE
 
@@ -34,7 +34,7 @@ def superlink_service(home: Home) -> Service:
     return Service(
         "superlink",
         command,
-        environment(home.flower),
+        {**environment(home.flower), **offline()},
         home.logs / "superlink.log",
         ready=lambda: healthy(LOOPBACK, port, home.ca_certificate),
         ready_s=READY_S,
@@ -50,7 +50,8 @@ def superexec_service(home: Home) -> Service:
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     ]
     places = {PLACE_VARIABLE: str(home.studies)}
-    return Service("superexec", command, {**environment(home.flower), **places}, home.logs / "superexec.log")
+    inherited = {**environment(home.flower), **offline(), **places}
+    return Service("superexec", command, inherited, home.logs / "superexec.log")
 
 
 def connect(home: Home) -> None:
