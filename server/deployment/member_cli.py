@@ -119,7 +119,14 @@ def _invite(arguments: argparse.Namespace) -> int:
 
 def _add_admit(tool: Tool) -> None:
     parser = tool.verb("admit", _admit, does="let an invited site connect with the key in its request")
-    parser.add_argument("request", type=Path, metavar="FILE", help="the site's NAME.request.yaml")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("request", type=Path, nargs="?", metavar="FILE", help="the site's NAME.request.yaml")
+    what.add_argument(
+        "--lost",
+        action="store_true",
+        help="instead: register admitted sites again that the server no longer knows, as after the loss of "
+        "its database",
+    )
     parser.add_argument(
         "--fingerprint",
         metavar="SHA256:...",
@@ -130,6 +137,8 @@ def _add_admit(tool: Tool) -> None:
 
 def _admit(arguments: argparse.Namespace) -> int:
     home = open_home(arguments)
+    if arguments.lost:
+        return _readmit(home)
     from climb_model.kit import read_request
     from server.deployment.flower import register
     from server.deployment.members import admit
@@ -147,6 +156,19 @@ def _admit(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _readmit(home: Home) -> int:
+    _need_server(home)
+    from server.deployment.flower import register
+    from server.deployment.members import readmit
+
+    found = readmit(home, _nodes(home), partial(register, home.flower))
+    for member in found:
+        print(f"site '{member.name}' is registered again, as node {member.node}")
+    if not found:
+        print("the server knows all admitted sites")
+    return DONE
+
+
 def _add_revoke(tool: Tool) -> None:
     parser = tool.verb("revoke", _revoke, does="let a site connect no more, or take its invitation back")
     parser.add_argument("name", metavar="NAME", help="the site's name")
@@ -155,13 +177,12 @@ def _add_revoke(tool: Tool) -> None:
 
 def _revoke(arguments: argparse.Namespace) -> int:
     home = open_home(arguments)
-    from server.deployment.flower import nodes, unregister
+    from server.deployment.flower import unregister
     from server.deployment.members import revoke
 
     def end(node: int) -> None:
         _need_server(home)
-        known = {each.node for each in nodes(home.flower) if each.status != "unregistered"}
-        if node in known:
+        if node in _nodes(home):
             unregister(home.flower, node)
         else:
             print(f"the server has no node {node}: nothing to end there")
@@ -224,8 +245,8 @@ def _renew(arguments: argparse.Namespace) -> int:
 def _need_server(home: Home) -> None:
     if not _is_running(home):
         raise UsageError(
-            f"the server does not run (nothing on 127.0.0.1:{home.settings().superlink_port}): "
-            "climb-server start comes first"
+            f"the server of {home.path} does not run (127.0.0.1:{home.settings().superlink_port} does not "
+            "answer with its certificate): climb-server start comes first"
         )
 
 
@@ -234,6 +255,13 @@ def _is_running(home: Home) -> bool:
 
     connect(home)
     return healthy(LOOPBACK, home.settings().superlink_port, home.ca_certificate)
+
+
+def _nodes(home: Home) -> set[int]:
+    """The nodes that the running server knows."""
+    from server.deployment.flower import nodes
+
+    return {each.node for each in nodes(home.flower) if each.status != "unregistered"}
 
 
 def _contacts(home: Home) -> dict[int, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -171,7 +171,7 @@ def admit(
                 "ask its admin which key it made"
             )
         _check_key(request)
-        path = home.sites / f"{before.name}.pub"
+        path = _key_file(home, before.name)
         write_atomic(path, f"{request.public_key}\n".encode())
         node = register(path, before.name)
         event = Event(what=ADMITTED, time=time_text(now), fingerprint=request.fingerprint)
@@ -185,6 +185,26 @@ def admit(
         )
         _write(home, member)
     return member
+
+
+def readmit(home: Home, known: Collection[int], register: Register) -> tuple[Member, ...]:
+    """Let admitted sites whose nodes the SuperLink has lost, as with its database, connect again.
+
+    Args:
+        known: the nodes that the SuperLink knows.
+        register: tells it; a site keeps its key and gets a new node.
+
+    Returns:
+        The sites that were registered again.
+    """
+    found: list[Member] = []
+    with _alone(home):
+        for before in members(home):
+            if before.state == ADMITTED and before.node not in known:
+                member = replace(before, node=register(_key_file(home, before.name), before.name))
+                _write(home, member)
+                found.append(member)
+    return tuple(found)
 
 
 def revoke(home: Home, name: str, unregister: Unregister, *, now: datetime | None = None) -> Member:
@@ -275,6 +295,10 @@ def _check_key(request: Request) -> None:
         sound = False
     if not sound:
         raise MemberError(f"the public key of site '{request.site}' is no ECDSA key on P-384")
+
+
+def _key_file(home: Home, name: str) -> Path:
+    return home.sites / f"{name}.pub"
 
 
 def _find(home: Home, name: str) -> Member | None:

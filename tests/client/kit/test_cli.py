@@ -110,19 +110,22 @@ def test_without_a_running_server_nobody_is_admitted(here: Path, command: Comman
     code, _, err = command(coordinator, "admit", "node/A.request.yaml")
     assert code == 2
     assert err == (
-        f"climb-server: the server does not run (nothing on 127.0.0.1:{port}): "
-        "climb-server start comes first\n"
+        f"climb-server: the server of {here / 'coordinator'} does not run (127.0.0.1:{port} does not "
+        "answer with its certificate): climb-server start comes first\n"
     )
     assert "invited until" in command(coordinator, "sites")[1]
 
 
-def test_a_node_that_the_server_has_lost_is_revoked_all_the_same(
+def test_a_node_that_the_server_has_lost_is_registered_again_or_revoked(
     here: Path, command: Command, superlink_runs: SuperLink
 ) -> None:
     command(coordinator, "init", "--host", "server.example")
     command(coordinator, "invite", "A")
     command(site, "join", "A.kit.yaml", "--data", "data", "--node", here / "n")
     command(coordinator, "admit", here / "n" / "A.request.yaml")
+    assert "knows all admitted sites" in command(coordinator, "admit", "--lost")[1]
+    superlink_runs.names.clear()
+    assert "site 'A' is registered again, as node 7" in command(coordinator, "admit", "--lost")[1]
     superlink_runs.names.clear()
     code, out, _ = command(coordinator, "revoke", "A")
     assert code == 0

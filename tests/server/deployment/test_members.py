@@ -14,7 +14,7 @@ from climb_model.kit import Kit, KitError, Request, key_fingerprint, make_reques
 from climb_model.names import RunError
 from configs.errors import UserError
 from server.deployment.home import Home, HomeSettings
-from server.deployment.members import MemberError, admit, invite, members, revoke, table, to_json
+from server.deployment.members import MemberError, admit, invite, members, readmit, revoke, table, to_json
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 BUNDLE = "b" * 64
@@ -196,6 +196,20 @@ def test_where_the_server_refuses_nothing_changes(home: Home, link: Link) -> Non
     with pytest.raises(UserError, match="refuses"):
         revoke(home, "A", link.unregister)
     assert members(home)[0].state == "admitted"
+
+
+def test_sites_that_the_server_has_lost_are_registered_again_with_their_keys(home: Home, link: Link) -> None:
+    requests = {name: answer(invite(home, name, bundle=BUNDLE)) for name in ("A", "B", "C", "D")}
+    for name in ("A", "B", "C"):
+        admit(home, requests[name], link.register)
+    revoke(home, "C", link.unregister)
+    lost = Link()
+    lost.nodes[100] = ("A", "")
+    (again,) = readmit(home, lost.nodes, lost.register)
+    assert (again.name, again.node, again.fingerprint) == ("B", 101, requests["B"].fingerprint)
+    assert lost.nodes[101] == ("B", f"{requests['B'].public_key}\n")
+    assert [member.node for member in members(home)] == [100, 101, None, None]
+    assert readmit(home, lost.nodes, lost.register) == ()
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "-x", "a b", "x" * 65])
