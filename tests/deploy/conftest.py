@@ -37,8 +37,14 @@ _FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture
+def failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Whether the test has failed; for what comes after it."""
+    return lambda: request.node.stash.get(_FAILED, True)
+
+
+@pytest.fixture
 def make_federation(
-    request: pytest.FixtureRequest, tmp_path: Path, hospitals: Hospitals
+    failed: Callable[[], bool], tmp_path: Path, hospitals: Hospitals
 ) -> Iterator[Callable[..., Federation]]:
     """Make federations: `make_federation(**options)`; their processes end with the test."""
     why = missing()
@@ -53,5 +59,5 @@ def make_federation(
     yield make
     for federation in made:
         federation.close()
-        if request.node.stash.get(_FAILED, True):
+        if failed():
             print(federation.logs())  # noqa: T201

@@ -32,7 +32,7 @@ TINY = (
 )
 """Of the preset `debug`: one pass over the site's exams a round, about a second."""
 
-LONG = ("training.steps_per_round=250",)
+LONG = ("training.steps_per_round=400",)
 """Rounds that train for about ten seconds, so that something can happen in them."""
 
 FULL = (
@@ -191,6 +191,7 @@ class Federation:
             "--node",
             node,
         )
+        self.change_node(site, quotas__nice=0)  # machines that test have other work; trainings would wait
         if server is not None:
             self.change_node(site, server=server)
         return node

@@ -11,41 +11,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import LONG, SAME, Federation, Hospitals, furthest
-from processes import command_line, descendants, signal_quietly, wait_until
+from harness import LONG, SAME, Federation, Hospitals, furthest, missing
+from processes import command_line, cpu_seconds, descendants, signal_quietly, wait_until
 from undisturbed import shared_weights
 
 pytestmark = pytest.mark.deploy
 
-STUDY = "study"
-Make = Callable[..., Federation]
+SITES = ("A", "B", "C")
+IN_TRAINING_S = 9.0
+"""Of processor time: the app's libraries are loaded by then, and a `LONG` training is not over."""
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, hospitals: Hospitals) -> Iterator[Federation]:
+    """One federation for all tests: each must leave it as sound as it was."""
+    why = missing()
+    if why:
+        pytest.skip(why)
+    federation = Federation(tmp_path_factory.mktemp("federation"), hospitals)
+    try:
+        federation.start_server()
+        for site in SITES:
+            federation.join(site)
+        yield federation
+    finally:
+        federation.close()
 
 
 @pytest.fixture
-def reference(tmp_path: Path, hospitals: Hospitals) -> Callable[..., Any]:
+def federation(lasting: Federation, failed: Callable[[], bool]) -> Iterator[Federation]:
+    """The federation with its server and its three sites online."""
+    if lasting.server is None or lasting.server.code is not None:
+        lasting.start_server()
+    for site in SITES:
+        if site not in lasting.sites or lasting.sites[site].code is not None:
+            lasting.start_site(site)
+    lasting.wait_online(*SITES)
+    yield lasting
+    if failed():
+        print(lasting.logs())  # noqa: T201
+
+
+@pytest.fixture
+def study(request: pytest.FixtureRequest) -> str:
+    """A study of the test's own."""
+    return request.node.name.removeprefix("test_")[:40]
+
+
+@pytest.fixture
+def reference(tmp_path: Path, hospitals: Hospitals, federation: Federation, study: str) -> Callable[..., Any]:
     """Weights of the same study where nothing failed, with the sites that took part in each round."""
 
-    def weights(federation: Federation, *overrides: str) -> Any:
-        sites = sorted(federation.sites)
+    def weights(*overrides: str) -> Any:
         absent = {
-            record["round"]: [site for site in sites if site not in record["sites"]]
-            for record in federation.history(STUDY)
+            record["round"]: [site for site in SITES if site not in record["sites"]]
+            for record in federation.history(study)
             if record["round"]
         }
-        return shared_weights(tmp_path / "undisturbed", hospitals, sites, *overrides, absent=absent)
+        return shared_weights(tmp_path / "undisturbed", hospitals, SITES, *overrides, absent=absent)
 
     return weights
-
-
-def begun(make_federation: Make, *sites: str) -> Federation:
-    """A federation whose sites are online."""
-    federation = make_federation()
-    federation.start_server()
-    for site in sites:
-        federation.join(site)
-        federation.start_site(site)
-    federation.wait_online(*sites)
-    return federation
 
 
 def process_of(federation: Federation, name: str) -> int:
@@ -56,137 +81,133 @@ def process_of(federation: Federation, name: str) -> int:
     return found[0]
 
 
-def wait_training(federation: Federation, site: str, round: int) -> list[int]:
-    """Wait until a site trains in a round; returns the processes of its app."""
-    federation.wait_round(STUDY, round - 1)
+def wait_app(federation: Federation, study: str, site: str, round: int) -> list[int]:
+    """Wait until a site works on a round; returns the processes of its app."""
+    federation.wait_round(study, round - 1)
     apps: list[int] = []
 
     def at_work() -> bool:
         apps[:] = federation.app_processes(site)
         return bool(apps)
 
-    wait_until(at_work, 300, f"site {site} trains in round {round}", alive=[federation.sites[site]])
-    time.sleep(1)  # into the training itself
+    wait_until(at_work, 300, f"site {site} works on round {round}", alive=[federation.sites[site]])
     return apps
 
 
-def told(federation: Federation, round: int) -> dict[str, str]:
+def wait_training(federation: Federation, study: str, site: str, round: int) -> list[int]:
+    """As `wait_app`, for `LONG` rounds: until the site is in the middle of its training."""
+    apps = wait_app(federation, study, site, round)
+    wait_until(lambda: cpu_seconds(apps[0]) > IN_TRAINING_S, 300, f"site {site} trains")
+    return apps
+
+
+def told(federation: Federation, study: str, round: int) -> dict[str, str]:
     """Site to reason of a round's dropped replies."""
-    record = next(record for record in federation.history(STUDY) if record["round"] == round)
+    record = next(record for record in federation.history(study) if record["round"] == round)
     return {entry["site"]: entry["reason"] for entry in record["rejected"]}
 
 
-def test_nothing_fails(make_federation: Make, reference: Callable[..., Any]) -> None:
-    federation = begun(make_federation, "A", "B", "C")
-    federation.submit(STUDY, sites=3)
-    summary = federation.wait_end(STUDY)
-    assert [sorted(record["sites"]) for record in federation.history(STUDY)] == [[], *[["A", "B", "C"]] * 3]
-    assert not any(record["rejected"] for record in federation.history(STUDY))
+def own_log(federation: Federation, site: str) -> str:
+    """What a site has told its admin since the last first exchange."""
+    return (federation.private(site) / "site.log").read_text("utf-8").rpartition("first exchange")[2]
+
+
+def test_nothing_fails(federation: Federation, study: str, reference: Callable[..., Any]) -> None:
+    federation.submit(study, sites=3)
+    summary = federation.wait_end(study)
+    assert [sorted(record["sites"]) for record in federation.history(study)] == [[], *[list(SITES)] * 3]
+    assert not any(record["rejected"] for record in federation.history(study))
     assert summary["exams"] == {"A": 36, "B": 40, "C": 46}
-    assert furthest(federation.shared(STUDY), reference(federation)) <= SAME
+    assert furthest(federation.shared(study), reference()) <= SAME
 
 
-def test_the_superlink_is_killed_in_a_round(make_federation: Make, reference: Callable[..., Any]) -> None:
-    federation = begun(make_federation, "A", "B")
-    federation.submit(STUDY, *LONG, sites=2)
-    wait_training(federation, "A", round=2)
+def test_the_superlink_is_killed_in_a_round(
+    federation: Federation, study: str, reference: Callable[..., Any]
+) -> None:
+    federation.submit(study, *LONG, sites=3)
+    wait_training(federation, study, "A", round=2)
     killed = process_of(federation, "flower-superlink")
     signal_quietly(killed, signal.SIGKILL)
-    federation.wait_end(STUDY)
+    federation.wait_end(study)
     assert process_of(federation, "flower-superlink") != killed
-    assert [sorted(record["sites"]) for record in federation.history(STUDY)] == [[], *[["A", "B"]] * 3]
-    assert furthest(federation.shared(STUDY), reference(federation, *LONG)) <= SAME
+    assert [sorted(record["sites"]) for record in federation.history(study)] == [[], *[list(SITES)] * 3]
+    assert furthest(federation.shared(study), reference(*LONG)) <= SAME
 
 
 def test_the_servers_app_is_killed_and_the_study_resumed(
-    make_federation: Make, reference: Callable[..., Any]
+    federation: Federation, study: str, reference: Callable[..., Any]
 ) -> None:
-    federation = begun(make_federation, "A", "B")
-    federation.submit(STUDY, *LONG, sites=2)
-    wait_training(federation, "A", round=2)
+    federation.submit(study, *LONG, sites=3)
+    wait_training(federation, study, "A", round=2)
     signal_quietly(process_of(federation, "flwr-serverapp"), signal.SIGKILL)
 
     def over() -> bool:
-        return "running" not in federation.ask("climb-server", "status", "--home", federation.home)
+        shown = federation.ask("climb-server", "status", study, "--home", federation.home)
+        return f"study '{study}': running" not in shown
 
-    print(f"noticed after {wait_until(over, 120, 'the run is over'):.0f} s")  # noqa: T201
-    assert len(federation.history(STUDY)) == 2
-    assert federation.summary(STUDY) is None
-    federation.ask("climb-server", "resume", STUDY, "--home", federation.home)
-    federation.wait_end(STUDY)
-    assert [sorted(record["sites"]) for record in federation.history(STUDY)] == [[], *[["A", "B"]] * 3]
-    assert furthest(federation.shared(STUDY), reference(federation, *LONG)) <= SAME
+    print(f"noticed after {wait_until(over, 300, 'the run is over'):.0f} s")  # noqa: T201
+    assert len(federation.history(study)) == 2
+    assert federation.summary(study) is None
+    federation.ask("climb-server", "resume", study, "--home", federation.home)
+    federation.wait_end(study)
+    assert [sorted(record["sites"]) for record in federation.history(study)] == [[], *[list(SITES)] * 3]
+    assert furthest(federation.shared(study), reference(*LONG)) <= SAME
 
 
 def test_a_site_is_killed_in_training_and_rejoins_with_its_private_state(
-    make_federation: Make, reference: Callable[..., Any]
+    federation: Federation, study: str, reference: Callable[..., Any]
 ) -> None:
-    federation = begun(make_federation, "A", "B", "C")
     more = (*LONG, "federation.num_rounds=4")
-    federation.submit(STUDY, *more, sites=3)
-    wait_training(federation, "A", round=2)
+    federation.submit(study, *more, sites=3)
+    wait_training(federation, study, "A", round=2)
     federation.sites["A"].kill()
     federation.start_site("A")
-    federation.wait_end(STUDY)
-    taking_part = {record["round"]: sorted(record["sites"]) for record in federation.history(STUDY)}
+    federation.wait_end(study)
+    taking_part = {record["round"]: sorted(record["sites"]) for record in federation.history(study)}
     assert taking_part[1] == taking_part[4] == ["A", "B", "C"]
     assert {"B", "C"} <= set(taking_part[2])
     if "A" not in taking_part[2]:
-        assert "A" in told(federation, 2)
-    log = (federation.private("A") / "site.log").read_text()
-    assert "no private state of an earlier round" not in log
-    assert furthest(federation.shared(STUDY), reference(federation, *more)) <= SAME
+        assert "A" in told(federation, study, 2)
+    assert "no private state of an earlier round" not in own_log(federation, "A")
+    assert furthest(federation.shared(study), reference(*more)) <= SAME
 
 
 DEADLINE = ("federation.deadline_factor=2", "federation.min_deadline_s=25")
 """Short, so that a test need not wait for five minutes."""
 
 
-def test_a_site_hangs_and_the_round_goes_on(make_federation: Make, reference: Callable[..., Any]) -> None:
-    federation = begun(make_federation, "A", "B", "C")
+def test_a_site_hangs_and_the_round_goes_on(
+    federation: Federation, study: str, reference: Callable[..., Any]
+) -> None:
     more = (*DEADLINE, "federation.num_rounds=4")
-    federation.submit(STUDY, *more, sites=3)
-    apps = wait_training_now(federation, "A", round=2)
+    federation.submit(study, *more, sites=3)
+    apps = wait_app(federation, study, "A", round=2)
     for pid in apps:
         signal_quietly(pid, signal.SIGSTOP)
     began = time.monotonic()
-    federation.wait_round(STUDY, 2)
+    federation.wait_round(study, 2)
     print(f"round 2 ended {time.monotonic() - began:.0f} s after the site hung")  # noqa: T201
-    assert "did not answer within" in told(federation, 2)["A"]
-    federation.wait_end(STUDY)
-    history = federation.history(STUDY)
+    assert "did not answer within" in told(federation, study, 2)["A"]
+    federation.wait_end(study)
+    history = federation.history(study)
     assert sorted(history[-1]["sites"]) == ["A", "B", "C"], "the site should take part again"
-    assert "came too late" in (federation.private("A") / "site.log").read_text()
+    assert "came too late" in own_log(federation, "A")
     assert not set(apps) & set(federation.sites["A"].tree()), "the process that hung should be ended"
-    assert furthest(federation.shared(STUDY), reference(federation, *more)) <= SAME
+    assert furthest(federation.shared(study), reference(*more)) <= SAME
 
 
 def test_a_site_ten_times_slower_is_left_behind_and_told(
-    make_federation: Make, reference: Callable[..., Any]
+    federation: Federation, study: str, reference: Callable[..., Any]
 ) -> None:
-    federation = begun(make_federation, "A", "B", "C")
     more = (*LONG, *DEADLINE)
-    federation.submit(STUDY, *more, sites=3)
-    federation.wait_round(STUDY, 1)
+    federation.submit(study, *more, sites=3)
+    federation.wait_round(study, 1)
     with slowed(federation, "A"):
-        federation.wait_round(STUDY, 2)
-    assert "did not answer within" in told(federation, 2)["A"]
-    federation.wait_end(STUDY)
-    assert "came too late" in (federation.private("A") / "site.log").read_text()
-    assert furthest(federation.shared(STUDY), reference(federation, *more)) <= SAME
-
-
-def wait_training_now(federation: Federation, site: str, round: int) -> list[int]:
-    """As `wait_training`, for short rounds: as soon as the process is there."""
-    federation.wait_round(STUDY, round - 1)
-    apps: list[int] = []
-
-    def at_work() -> bool:
-        apps[:] = federation.app_processes(site)
-        return bool(apps)
-
-    wait_until(at_work, 300, f"site {site} trains in round {round}", alive=[federation.sites[site]])
-    return apps
+        federation.wait_round(study, 2)
+    assert "did not answer within" in told(federation, study, 2)["A"]
+    federation.wait_end(study)
+    assert "came too late" in own_log(federation, "A")
+    assert furthest(federation.shared(study), reference(*more)) <= SAME
 
 
 @contextmanager

@@ -8,10 +8,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from harness import Federation
 from namespaces import Attempt, Machine, Recorder, impossible
+from processes import wait_until
 
 pytestmark = pytest.mark.deploy
 
 STUDY = "study"
+REFUSED = (
+    "objectives.coca=1",
+    "objectives.inverse_coca=1",
+    "model.fusion.causal=true",
+    "model.generators.kind=reused",
+)
+"""What writes reports would be shared: the sites' policies do not allow it."""
 
 
 @pytest.fixture
@@ -38,9 +46,8 @@ def test_a_site_connects_to_its_server_and_to_nothing_else(
         federation.submit(STUDY, sites=2)
         federation.wait_end(STUDY)
         assert all("A" in record["sites"] for record in federation.history(STUDY)[1:])
-        (federation.private("A") / STUDY).rename(federation.private("A") / "moved")
-        federation.submit("refused", "model.generators.kind=reused", "model.fusion.causal=true", sites=2)
-        time.sleep(20)  # a refusal, and what follows it
+        federation.submit("refused", *REFUSED, "federation.min_sites=1", sites=2)
+        wait_until(lambda: federation.failure("refused"), 400, "a study that both sites refuse fails")
         federation.server.stop()  # and a site that finds no server
         time.sleep(10)
         federation.sites["A"].stop()
