@@ -268,12 +268,6 @@ def _contacts(home: Home) -> dict[int, str] | None:
     """Each node's last contact; None where the server does not run."""
     if not _is_running(home):
         return None
-    from server.deployment.flower import nodes
+    from server.deployment.flower import contacts
 
-    found: dict[int, str] = {}
-    for node in nodes(home.flower):
-        if node.status == "online":
-            found[node.node] = f"online since {node.online_since}"
-        elif node.offline_since:
-            found[node.node] = f"offline since {node.offline_since}"
-    return found
+    return contacts(home.flower)

@@ -69,6 +69,25 @@ def test_the_superexec_trusts_our_authority_alone_and_gives_apps_the_folder_of_s
     assert service.environment["CLIMB_SERVER"] == str(home.studies)
 
 
+def test_tensors_travel_in_small_pieces(home: Home) -> None:
+    """A setting that Flower calls private: it is read where this test says, and an array is cut so."""
+    code = (
+        "import numpy as np; from flwr.app import Array\n"
+        "pieces = Array(np.zeros(2**19 + 1)).children.values()\n"
+        "print([len(piece.data) for piece in pieces])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(superexec_service(home).environment),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes = json.loads(done.stdout)
+    assert max(sizes) == 2**20
+    assert len(sizes) > 1
+
+
 def test_no_process_of_flowers_calls_home_or_the_hub(home: Home) -> None:
     for service in (superlink_service(home), superexec_service(home)):
         wanted = {
