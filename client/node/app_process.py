@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -39,6 +40,7 @@ def main(folder: Path) -> int:
     """Work on the one message of a folder; returns the exit code."""
     order: dict[str, Any] = json.loads((folder / "order.json").read_text("utf-8"))
     _limit(order)
+    _fence(folder, order)
     root = Path(order["root"])
     sys.path.insert(0, str(root))
     refused = _gpu_refusal(order)
@@ -88,6 +90,20 @@ def _limit(order: dict[str, Any]) -> None:
     score = Path("/proc/self/oom_score_adj")
     if score.is_file() and os.access(score, os.W_OK):
         score.write_text(_OOM_SCORE)  # when memory ends, the training ends first
+
+
+def _fence(folder: Path, order: dict[str, Any]) -> None:
+    """Keep away from the node's key, secret, policy and approvals, from connections and other processes."""
+    found = importlib.util.spec_from_file_location("fence", Path(__file__).with_name("fence.py"))
+    assert found is not None
+    assert found.loader is not None
+    fence = importlib.util.module_from_spec(found)
+    found.loader.exec_module(fence)
+    readable = [Path(order["root"]), *map(Path, order["readable"])]
+    writable = [folder, *map(Path, order["writable"])]
+    connects = "," in order["devices"]  # processes of several devices find each other by TCP
+    if not fence.fence_in(Path(order["hidden"]), readable=readable, writable=writable, connects=connects):
+        sys.stderr.write("this kernel has no Landlock: the app may reach what this user may\n")
 
 
 def _gpu_refusal(order: dict[str, Any]) -> str | None:

@@ -60,7 +60,7 @@ def run_app(
     settings: NodeSettings,
     root: Path,
     folder: Path,
-    log: Path,
+    state: Path,
     ended: Callable[[], str | None],
 ) -> Outcome:
     """Run the app of `root` on a message; whatever it does, its process group is gone afterwards.
@@ -68,10 +68,12 @@ def run_app(
     Args:
         root: where `client.app` and all of its code is.
         folder: empty and private, for what goes in and comes out.
-        log: where the process's standard output and error are appended; they stay on the site.
+        state: the node's `state/`; `app.log` in it gets the process's standard output and error.
         ended: asked all the time; a line ends the process and is the outcome.
     """
-    _write(received, settings, root, folder)
+    log = state / "app.log"
+    settings.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write(received, settings, root, folder, hidden=state.parent)
     _rotate(log)
     command = [sys.executable, "-I", "-B", str(_SCRIPT), str(folder)]
     with log.open("ab") as output:
@@ -111,10 +113,13 @@ def seconds_left(received: Received) -> float:
     return min(metadata.ttl, metadata.created_at + metadata.ttl - time.time())
 
 
-def _write(received: Received, settings: NodeSettings, root: Path, folder: Path) -> None:
+def _write(received: Received, settings: NodeSettings, root: Path, folder: Path, *, hidden: Path) -> None:
     quotas = settings.quotas
     order = {
         "root": str(root),
+        "hidden": str(hidden),
+        "readable": [str(path) for path in (settings.data, settings.weights) if path is not None],
+        "writable": [str(settings.private)],
         "parent": os.getpid(),
         "task_id": TaskIdentity.task_id,
         "message_id": received.message.metadata.message_id,

@@ -24,6 +24,7 @@ from client.node.bundle import (
     ROOT,
     Approvals,
     BundleError,
+    Difference,
     bundle_digest,
     contents_of_fab,
     difference,
@@ -41,6 +42,9 @@ from climb_model.names import NAME_PATTERN
 from climb_model.sharing import REFUSAL
 
 POLL_S = 0.5
+FAULT_S = 5.0
+"""Seconds until the next try after a fault of the gate itself."""
+
 KINDS = ("query.hello", "train")
 """The messages that a site works on."""
 
@@ -121,12 +125,11 @@ class Gate:
         """Work until `stop` is set; the app's process is ended then and the message refused."""
         while not stop.is_set():
             try:
-                worked = self.work_once(stop)
+                pause_s = 0.0 if self.work_once(stop) else POLL_S
             except Exception:  # the next message may be sound; this one ends with Flower's own error
                 self._say(f"a message was dropped: {traceback.format_exc()}")
-                worked = False
-            if not worked:
-                stop.wait(POLL_S)
+                pause_s = FAULT_S
+            stop.wait(pause_s)
 
     def work_once(self, stop: threading.Event) -> bool:
         """Answer the next message, if there is one; whether there was."""
@@ -209,8 +212,7 @@ class Gate:
                     return "did not finish before the message's time was over; the process was ended"
                 return None
 
-            log = self._paths.state / "app.log"
-            return self._run(received, self._settings, root, inner, log, ended)
+            return self._run(received, self._settings, root, inner, self._paths.state, ended)
 
     def _foreseen(self, request: _Request, received: Received) -> Broken | None:
         """The rule that no reply to this message could keep: better known before hours of training."""
@@ -230,19 +232,17 @@ class Gate:
         found = difference(self._own, files)
         self._approvals.wait(digest, bundle, found)
         hint = f"climb-site approve {digest[:12]}"
-        self._say(
-            f"bundle {digest} is not approved ({found.num_files} files differ); look at it: {hint} --diff"
-        )
+        self._say(f"bundle {digest} is not approved, {_differ(found)}; look at it: {hint} --diff")
         if version != self._own_version:
             return Outcome(
                 None,
                 line=f"runs version {self._own_version}, the study's program is of version "
                 f"{version or 'unknown'}: use the image of that version, or the site's admin approves "
-                f"{digest[:12]} ({found.num_files} files differ)",
+                f"{digest[:12]} ({_differ(found)})",
             )
         return Outcome(
             None,
-            line=f"does not run the study's program, {found.num_files} files of it differ from this site's "
+            line=f"does not run the study's program: {_differ(found)} from this site's "
             f"image of the same version {version}: the site's admin approves {digest[:12]}, or not",
         )
 
@@ -287,6 +287,10 @@ def clear_work(folder: Path) -> None:
     """Remove what a gate that was killed left behind."""
     for left in folder.glob("*"):
         _remove(left)
+
+
+def _differ(found: Difference) -> str:
+    return "1 file differs" if found.num_files == 1 else f"{found.num_files} files differ"
 
 
 def _name(value: object) -> str:

@@ -49,9 +49,7 @@ def check_server(server: str, ca: Path, *, clock: Callable[[], float] = time.tim
         if error.code not in (502, 503, 504):
             line = f"{server} answers {error.code} to /health: is it the study's server? ask the coordinator"
             return ServerCheck(answers=False, offset_s=None, problem=line)
-        line = (
-            f"{server} is there, but the coordinator's SuperLink does not answer ({error.code}): it may start"
-        )
+        line = f"{server} is there, but the coordinator's SuperLink does not answer yet ({error.code})"
         return ServerCheck(answers=False, offset_s=_offset(date, before, clock()), problem=line)
     except urllib.error.URLError as error:
         return ServerCheck(answers=False, offset_s=None, problem=_unreachable(server, error.reason))

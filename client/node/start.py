@@ -15,6 +15,7 @@ from pathlib import Path
 
 from client.egress.egress import Egress
 from client.node.checks import check_node
+from client.node.fence import version
 from client.node.gate import Gate
 from client.node.runtime import FlowerRuntime
 from client.node.server_check import ServerCheck, check_server
@@ -113,6 +114,8 @@ class _Node:
         """Until a signal comes or the gate ends."""
         ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0)  # no other process of this user reads the secret here
         self._say(f"site '{self._settings.name}' starts; its program's bundle is {self._gate.digest[:12]}")
+        if not version():
+            self._say("this kernel has no Landlock: the training process can read what this user can")
         gate = threading.Thread(target=self._run_gate, name="gate")
         watch = threading.Thread(target=self._run_watch, name="watch", daemon=True)
         with _signals(self._stop):

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.egress.egress import Egress
-from client.egress.policy import write_policy
+from client.egress.policy import Policy, default_policy, write_policy
 from client.node.bundle import Approvals, bundle_digest, files_of_fab, own_contents
 from client.node.gate import Gate
 from client.node.runtime import Received
@@ -149,8 +149,16 @@ def own() -> dict[str, bytes]:
     return own_contents()
 
 
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    """What a site begins with."""
+    return default_policy((COORDINATOR,))
+
+
 @pytest.fixture
-def make_node(tmp_path: Path, own: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Node]:
+def make_node(
+    tmp_path: Path, own: dict[str, bytes], policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Node]:
     """A node's folder and a gate in it, without a SuperNode."""
     monkeypatch.setattr("client.node.gate.own_contents", lambda: own)
 

@@ -1,0 +1,250 @@
+"""The app's process: what it is given, what it is not, and its share of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.node.child import Outcome, environment, run_app, seconds_left
+from client.node.fence import version
+from client.node.settings import NodeSettings, Quotas
+
+REPORT = '''
+import json, os, pathlib, resource, sys
+from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    """Answers what it finds around it."""
+    facts = {
+        "environment": dict(os.environ),
+        "nice": os.nice(0),
+        "cores": len(os.sched_getaffinity(0)),
+        "core_dump": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        "session": os.getsid(0) == os.getpid(),
+        "node_config": dict(context.node_config),
+        "node": [context.run_id, context.node_id, message.metadata.message_id],
+        "state": list(context.state),
+        "path": sys.path[0],
+        "command": pathlib.Path("/proc/self/cmdline").read_bytes().decode().split("\\0"),
+    }
+    context.state["behind-update"] = MetricRecord({"num-exams": 40, "num-tokens": 900, "num-steps": 3})
+    return Message(RecordDict({"found": ConfigRecord({"json": json.dumps(facts)})}), reply_to=message)
+'''
+
+
+def run(
+    tmp_path: Path,
+    received: Any,
+    app: str,
+    ended: Callable[[], str | None] = lambda: None,
+    data: str = "data",
+    **quotas: int,
+) -> Outcome:
+    """Run an app in a process."""
+    root = tmp_path / "root"
+    (root / "client").mkdir(parents=True)
+    (root / "client" / "__init__.py").touch()
+    (root / "client" / "app.py").write_text(app)
+    settings = NodeSettings(
+        name="H",
+        server="server.example:8443",
+        data=tmp_path / data,
+        private=tmp_path / "private",
+        devices="cpu",
+        quotas=Quotas(**quotas),
+    )
+    folder = tmp_path / "message"
+    folder.mkdir()
+    return run_app(received(b""), settings, root, folder, tmp_path / "node" / "state", ended)
+
+
+def found(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.content is not None, outcome.line
+    return json.loads(str(outcome.content.config_records["found"]["json"]))
+
+
+def test_the_process_has_no_secret_and_its_share_of_the_machine(
+    tmp_path: Path, received: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CLIMB_NODE", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "PYTHONPATH", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    outcome = run(tmp_path, received, REPORT, data="data with 'quotes\"", nice=7, num_threads=1)
+    facts = found(outcome)
+    assert outcome.behind == {"num-exams": 40, "num-tokens": 900, "num-steps": 3}
+    assert "secret" not in facts["environment"].values()
+    assert facts["environment"]["CUDA_VISIBLE_DEVICES"] == "1"
+    assert facts["environment"]["HF_HUB_OFFLINE"] == facts["environment"]["TRANSFORMERS_OFFLINE"] == "1"
+    assert facts["environment"]["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert facts["environment"]["HOME"] == str(tmp_path / "message")
+    assert (facts["nice"], facts["cores"], facts["core_dump"], facts["session"]) == (7, 1, 0, True)
+    assert facts["node_config"]["data"] == str(tmp_path / "data with 'quotes\"")
+    assert facts["node"] == [11, 13, "message-1"]
+    assert facts["state"] == []
+    assert facts["path"] == str(tmp_path / "root")
+    assert [Path(word).name for word in facts["command"][-3:]] == ["app_process.py", "message", ""]
+
+
+FENCED = """
+import os, pathlib, signal, socket
+
+def tried(work):
+    try:
+        work()
+    except PermissionError:
+        return "refused"
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+node = pathlib.Path({node!r})
+gate = os.getppid()
+facts = {{
+    "key": tried((node / "node.key").read_bytes),
+    "policy": tried(lambda: (node / "policy.yaml").write_text("all")),
+    "approve": tried(lambda: (node / "state" / "bundles" / "approved.json").write_text("all")),
+    "unlink": tried((node / "policy.yaml").unlink),
+    "data": tried((node.parent / "data" / "report").read_bytes),
+    "change_data": tried(lambda: (node.parent / "data" / "report").write_text("x")),
+    "private": tried(lambda: (node.parent / "private" / "kept").write_text("x")),
+    "elsewhere": tried(lambda: (node.parent / "new").write_text("x")),
+    "connect": tried(lambda: socket.create_connection(("127.0.0.1", 9), 2)),
+    "signal": tried(lambda: os.kill(gate, 0)),
+    "memory": tried(lambda: open(f"/proc/{{gate}}/mem", "rb").close()),
+}}
+"""
+
+
+@pytest.mark.skipif(version() < 6, reason="this kernel's Landlock is older than Linux 6.12")
+def test_the_app_reaches_its_exams_and_nothing_of_the_node(tmp_path: Path, received: Any) -> None:
+    node, data = tmp_path / "node", tmp_path / "data"
+    for folder in (node / "state" / "bundles", data):
+        folder.mkdir(parents=True)
+    for path in (node / "node.key", node / "policy.yaml", data / "report"):
+        path.write_text("text")
+    (node / "node.key").chmod(0o600)
+    app = REPORT.replace("app = ClientApp()", FENCED.format(node=str(node)) + "\napp = ClientApp()")
+    app = app.replace("    facts = {\n", "    _ = {\n")
+    assert found(run(tmp_path, received, app)) == {
+        "key": "refused",
+        "policy": "refused",
+        "approve": "refused",
+        "unlink": "refused",
+        "data": "done",
+        "change_data": "refused",
+        "private": "done",
+        "elsewhere": "refused",
+        "connect": "refused",
+        "signal": "refused",
+        "memory": "refused",
+    }
+    assert (node / "policy.yaml").read_text() == "text"
+
+
+def test_only_named_variables_are_handed_on(tmp_path: Path) -> None:
+    given = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "LD_PRELOAD": "x", "FLWR_HOME": "y", "TOKEN": "z"}
+    handed = environment(tmp_path, given)
+    assert {key: handed[key] for key in given if key in handed} == {
+        "PATH": "/bin",
+        "OMP_NUM_THREADS": "2",
+        "FLWR_HOME": str(tmp_path / "flower"),
+    }
+
+
+def test_what_the_app_starts_ends_with_it(tmp_path: Path, received: Any) -> None:
+    app = REPORT.replace(
+        "    facts = {",
+        "    import subprocess\n"
+        "    started = subprocess.Popen(['sleep', '600'])\n"
+        "    facts = {'started': started.pid,",
+    )
+    pid = found(run(tmp_path, received, app))["started"]
+    end = time.monotonic() + 5
+    while _runs(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def test_the_process_dies_with_the_gate(tmp_path: Path, received: Any) -> None:
+    """A gate that is killed leaves nothing that trains: the kernel ends the process with its parent."""
+    app = REPORT.replace("    facts = {", "    import time; time.sleep(600)\n    facts = {")
+    waiting = os.fork()
+    if not waiting:
+        with open(os.devnull, "w") as nowhere:  # the copy of pytest must not write
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        run(tmp_path, received, app)
+        os._exit(0)
+    pid = _wait_for_child(waiting)
+    os.kill(waiting, signal.SIGKILL)
+    os.waitpid(waiting, 0)
+    end = time.monotonic() + 10
+    while _runs(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def test_a_line_from_outside_ends_the_process(tmp_path: Path, received: Any) -> None:
+    app = REPORT.replace("    facts = {", "    import time; time.sleep(600)\n    facts = {")
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    outcome = run(tmp_path, received, app, lambda: "enough" if stop.is_set() else None)
+    assert (outcome.content, outcome.line) == (None, "enough")
+
+
+def test_the_apps_words_stay_in_the_sites_log(tmp_path: Path, received: Any) -> None:
+    outcome = run(tmp_path, received, "print('PAT4711')\nraise ValueError('Karzinom')\n")
+    assert outcome.content is None
+    assert outcome.line == "the training process ended with exit code 1; its own log says more"
+    log = (tmp_path / "node" / "state" / "app.log").read_text()
+    assert "PAT4711" in log
+    assert "Karzinom" in log
+
+
+def test_seconds_left_are_those_of_the_message(received: Any) -> None:
+    came = received(b"", ttl=100.0)
+    assert 99 < seconds_left(came) <= 100
+    came.message.metadata.created_at -= 90
+    assert 9 < seconds_left(came) <= 10
+    came.message.metadata.created_at += 5000  # a server's clock that is ahead gives no more time
+    assert seconds_left(came) == 100
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def _is_nice(folder: Path) -> bool:
+    """Whether the process is past the call that ties it to its parent: being nice comes later."""
+    return int((folder / "stat").read_text().rsplit(")", 1)[1].split()[16]) >= Quotas().nice
+
+
+def _wait_for_child(parent: int) -> int:
+    """The app's process once it is set up: then it has its parent's death signal."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (folder / "cmdline").read_bytes()
+                is_child = f"PPid:\t{parent}\n" in (folder / "status").read_text()
+            except OSError:
+                continue
+            if is_child and b"app_process.py" in line and _is_nice(folder):
+                return int(folder.name)
+        time.sleep(0.05)
+    raise AssertionError("the app's process did not start")

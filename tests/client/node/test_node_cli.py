@@ -1,0 +1,151 @@
+"""`climb-site start`, `pause`, `status` and `approve` at the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.cli import main
+from client.node.bundle import Approvals, bundle_digest, files_of_fab
+from client.node.server_check import ServerCheck
+from client.node.status import Answered, NodeStatus, StatusFile
+from climb_model.lock import only_process
+from climb_model.supervisor import ServiceState
+
+Ask = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ask(node: Any, command: Any) -> Ask:
+    """Run `climb-site VERB ... --node NODE`."""
+    return lambda *words: command(main, *words, "--node", node.paths.folder)
+
+
+def status_file(node: Any) -> StatusFile:
+    now = time.time()
+    first = NodeStatus(site="H", server="s:1", version="0", bundle="b", pid=1, started=now, updated=now)
+    return StatusFile(node.paths.status, first)
+
+
+RUNS = ServiceState(pid=9, since=1.0, ready=True, restarts=0, last_exit=None)
+ENDED = ServiceState(pid=None, since=1.0, ready=False, restarts=3, last_exit=1)
+
+
+def test_a_site_is_paused_and_takes_part_again(ask: Ask, node: Any) -> None:
+    assert ask("pause", "--reason", "GPU in maintenance")[0] == 0
+    assert json.loads(node.paths.paused.read_text())["reason"] == "GPU in maintenance"
+    assert ask("pause", "--off")[1] == "takes part again\n"
+    assert not node.paths.paused.exists()
+    assert ask("pause", "--off")[1] == "was not paused\n"
+    assert ask("pause", "--off", "--now")[0] == 2
+    assert ask("pause", "--reason", "x" * 121)[0] == 1
+
+
+def test_status_without_a_node_that_ran(ask: Ask) -> None:
+    assert ask("status")[:2] == (1, "not started yet: climb-site start\n")
+
+
+def test_status_is_0_while_connected_and_1_otherwise(ask: Ask, node: Any, tmp_path: Path) -> None:
+    log = tmp_path / "supernode.log"
+    file = status_file(node)
+    code, said, _ = ask("status")
+    assert code == 1
+    assert "does not run" in said
+    with only_process(node.paths.lock, what="runs the node"):
+        log.write_text("INFO : Starting Flower SuperNode\n")
+        file.supernode(RUNS, log, ServerCheck(answers=False, offset_s=7.0, problem="the clock is wrong"))
+        code, said, _ = ask("status")
+        assert code == 1
+        assert "not connected: the clock is wrong" in said
+        assert "clock: +7.0 s" in said
+        log.write_text("INFO : Starting Flower SuperNode\nINFO : SuperNode ID: 5\n")
+        file.supernode(RUNS, log, None)
+        file.answered(Answered(time.time(), "study", "train", 3, "", 400))
+        file.answered(Answered(time.time(), "study", "train", 4, "site 'H': its policy", 0))
+        code, said, _ = ask("status")
+        assert code == 0
+        assert "connected since" in said
+        assert "(study, train, round 4)" in said
+        assert "2, 1 refused; 400 bytes of weights left, 400 with the last update" in said
+        assert "last refusal: site 'H': its policy" in said
+        values = json.loads(ask("status", "--json")[1])
+        assert values["connected"] is values["running"] is True
+        assert (values["last_round"], values["num_refused"], values["last_bytes"]) == (4, 1, 400)
+        log.write_text("SuperNode ID: 5\nStarting Flower SuperNode\n")  # it began anew
+        file.supernode(RUNS, log, None)
+        assert ask("status")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("Client error '401 Unauthorized'", "does not know this site's key"),
+        ("Exit Code: 305", "for about 60 s after one ended"),
+        ("Exit Code: 302", "exit code 1; its log says more"),
+    ],
+)
+def test_the_end_of_the_supernode_is_told_in_words(log: str, told: str, node: Any, tmp_path: Path) -> None:
+    file = status_file(node)
+    path = tmp_path / "supernode.log"
+    path.write_text(f"Starting Flower SuperNode\n{log}\n")
+    file.supernode(ENDED, path, ServerCheck(answers=True, offset_s=0.0, problem=""))
+    assert told in file.now().problem
+    assert file.now().restarts == 3
+
+
+def test_a_bundle_is_looked_at_approved_and_withdrawn(
+    ask: Ask, node: Any, received: Any, small_bundle: Any
+) -> None:
+    bundle = small_bundle("import os\n")
+    digest = bundle_digest(files_of_fab(bundle))
+    node.refused(received(bundle))
+    assert f"climb-site approve {digest[:12]} --diff" in ask("status")[1]
+    code, said, _ = ask("approve", "--list")
+    assert code == 0
+    assert f"{digest}  waits, version 9.9.9" in said
+    code, said, _ = ask("approve", digest[:12], "--diff")
+    assert code == 0
+    assert "+++ bundle/client/app.py" in said
+    assert "+import os" in said
+    assert not Approvals(node.paths.bundles).is_approved(digest)
+    code, said, _ = ask("approve", digest[:12])
+    assert code == 0
+    assert f"approved: {digest}" in said
+    assert "changed client/app.py" in said or "more files" in said
+    assert Approvals(node.paths.bundles).is_approved(digest)
+    assert ask("approve", "--withdraw", digest[:8])[0] == 0
+    assert not Approvals(node.paths.bundles).is_approved(digest)
+
+
+@pytest.mark.parametrize("words", [(), ("--diff",), ("abcdef0123", "--list"), ("--list", "--diff")])
+def test_approve_takes_one_thing(words: tuple[str, ...], ask: Ask) -> None:
+    assert ask("approve", *words)[0] == 2
+
+
+def test_start_names_what_is_not_in_order(ask: Ask, node: Any) -> None:
+    def told() -> str:
+        code, _, error = ask("start")
+        assert code == 1
+        return error
+
+    assert "node.key is missing" in told()
+    for path in (node.paths.key, node.paths.secret):
+        path.write_text("key")
+        path.chmod(0o644)
+    node.paths.ca.write_text("no certificate")
+    assert f"chmod 600 {node.paths.key}" in told()
+    node.paths.key.chmod(0o600)
+    assert f"chmod 600 {node.paths.secret}" in told()
+    node.paths.secret.chmod(0o600)
+    assert "no PEM certificate" in told()
+
+
+def test_start_without_a_node_says_what_to_do(command: Any, tmp_path: Path) -> None:
+    code, _, error = command(main, "start", "--node", tmp_path)
+    assert code == 1
+    assert "climb-site join KIT" in error
