@@ -21,9 +21,6 @@ from configs.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 """Where this image's packages lie: the folder of `client`."""
 
-MANIFEST = Path(__file__).with_name("bundle.json")
-"""Written when an image without `pyproject.toml` is built: the files of its own bundle."""
-
 MAX_PACKED = 10_000_000
 """Bytes of a bundle; Flower's own limit."""
 
@@ -112,10 +109,10 @@ def own_contents(root: Path = ROOT) -> dict[str, bytes]:
     """Path to bytes of what this image's own bundle would hold, made by Flower's rules from `root`.
 
     Raises:
-        BundleError: if there is neither `pyproject.toml` nor a sound manifest from the image's build.
+        BundleError: if there is no `pyproject.toml` that Flower makes a bundle by.
     """
     if not (root / PROJECT).is_file():
-        return _from_manifest(root, MANIFEST)
+        raise BundleError(f"{root} has no {PROJECT}: a node starts from its image, or from a checkout")
     from flwr.cli.build import build_fab_from_files
 
     try:
@@ -127,15 +124,6 @@ def own_contents(root: Path = ROOT) -> dict[str, bytes]:
 def own_files(root: Path = ROOT) -> dict[str, str]:
     """Path to SHA-256 of each file of this image's own bundle, sorted."""
     return files_of(own_contents(root))
-
-
-def write_manifest(root: Path, manifest: Path = MANIFEST) -> str:
-    """Write what an image needs to know its own bundle without `pyproject.toml`; returns the digest."""
-    own = own_contents(root)
-    files = files_of(own)
-    values = {"project": own[PROJECT].decode("utf-8"), "files": files}
-    write_text_atomic(manifest, json.dumps(values, indent=1) + "\n")
-    return bundle_digest(files)
 
 
 def bundle_digest(files: Mapping[str, str]) -> str:
@@ -357,23 +345,6 @@ def _candidates(root: Path) -> dict[str, bytes | Path]:
     found = [path for top in {one.partition("/")[0] for one in patterns} for path in (root / top).rglob("*")]
     found += [root / PROJECT, root / ".gitignore"]
     return {path.relative_to(root).as_posix(): path for path in found if path.is_file()}
-
-
-def _from_manifest(root: Path, manifest: Path) -> dict[str, bytes]:
-    try:
-        values = cast(dict[str, Any], json.loads(manifest.read_text("utf-8")))
-        project, files = cast(str, values["project"]), cast(dict[str, str], values["files"])
-    except FileNotFoundError:
-        raise BundleError(f"{root} has neither {PROJECT} nor {manifest.name}: build the image anew") from None
-    except (ValueError, KeyError, TypeError):
-        raise BundleError(f"{manifest} is damaged: build the image anew") from None
-    contents: dict[str, bytes] = {}
-    for path, digest in files.items():
-        data = project.encode() if path == PROJECT else (root / path).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise BundleError(f"{root / path} is not what the image was built with: use the image as it came")
-        contents[path] = data
-    return dict(sorted(contents.items()))
 
 
 def _text(data: bytes) -> list[str] | None:
