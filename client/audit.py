@@ -90,14 +90,14 @@ class AuditLog:
         """As the function `append`."""
         with _told(self._path):
             last, place, size = _end(self._path)
-            number = _checked(last, self._path)["number"] if last else 0
+            number = 0 if last is None else _checked(last, self._path)["number"]
             added = [(kind, fields)]
             if place < size:
                 added.insert(0, (CUT_SHORT, {"num_bytes": size - place}))
             lines: list[bytes] = []
             for each in added:
                 number += 1
-                last = _line(number, *each, previous=_sha256(last) if last else _BEFORE_FIRST)
+                last = _line(number, *each, previous=_BEFORE_FIRST if last is None else _sha256(last))
                 lines.append(last + b"\n")
             _write_at(self._path, place, b"".join(lines))
 
@@ -185,12 +185,12 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _end(path: Path) -> tuple[bytes, int, int]:
-    """The last whole line, where it ends, and where the file ends; in bytes."""
+def _end(path: Path) -> tuple[bytes | None, int, int]:
+    """The last whole line if there is one, where it ends, and where the file ends; in bytes."""
     if not path.exists():
-        return b"", 0, 0
+        return None, 0, 0
     with path.open("rb") as file:
-        return next(_lines_backwards(path), b""), _end_of_whole(file), path.stat().st_size
+        return next(_lines_backwards(path), None), _end_of_whole(file), path.stat().st_size
 
 
 def _lines_backwards(path: Path) -> Iterator[bytes]:

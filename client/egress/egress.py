@@ -85,7 +85,7 @@ class Egress:
         with writing(self._private) as log:
             spent = run_bytes(log, run_id)
             if policy is not None and broken is None:
-                num_rounds = rounds_in_a_day(log) if leaving.is_update else 0
+                num_rounds = rounds_in_a_day(log, policy.rounds_per_day) if leaving.is_update else 0
                 broken = spent_rule(policy, leaving, run_bytes=spent, num_rounds=num_rounds)
             left = content if broken is None else _refusal(policy, self._site, broken)
             num_bytes = leaving.reading.num_bytes if broken is None else read_reply(left).num_bytes
@@ -121,7 +121,9 @@ class Egress:
             return broken
         log = AuditLog(self._private)
         spent = 0 if run_id is None else run_bytes(log, run_id)
-        return spent_rule(policy, leaving, run_bytes=spent, num_rounds=rounds_in_a_day(log))
+        return spent_rule(
+            policy, leaving, run_bytes=spent, num_rounds=rounds_in_a_day(log, policy.rounds_per_day)
+        )
 
     def _judge(self, leaving: Leaving) -> tuple[Policy | None, Broken | None]:
         try:
@@ -140,12 +142,12 @@ def run_bytes(log: AuditLog, run_id: int) -> int:
     return 0
 
 
-def rounds_in_a_day(log: AuditLog) -> int:
-    """Updates that have left in the last 24 hours, by the log."""
+def rounds_in_a_day(log: AuditLog, most: int) -> int:
+    """Updates that have left in the last 24 hours, by the log; counted up to `most`."""
     begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - _DAY_S))
     number = 0
     for entry in log.newest_first(holding=b'"message": "%s"' % TRAIN_MESSAGE.encode()):
-        if entry.time <= begin:
+        if entry.time <= begin or number >= most:
             break
         number += entry.kind == SENT_KIND and entry.fields.get("update") is True
     return number

@@ -97,7 +97,7 @@ def spent_rule(policy: Policy, leaving: Leaving, *, run_bytes: int, num_rounds: 
         return Broken(
             rule="rounds_per_day",
             line=f"lets at most {policy.rounds_per_day} updates leave in 24 hours",
-            detail=f"{num_rounds} have left",
+            detail=f"{num_rounds} or more have left",
         )
     return None
 

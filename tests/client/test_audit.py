@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
 
 import pytest
 
-from client.audit import AUDIT_FILE, CUT_SHORT, AuditError, append, read_log
+import client.audit
+from client.audit import AUDIT_FILE, CUT_SHORT, AuditError, AuditLog, append, read_log
 
 
 @pytest.fixture
@@ -105,3 +107,89 @@ def test_what_is_no_json_is_refused_and_nothing_is_written(value: object, log: P
     with pytest.raises((ValueError, TypeError)):
         append(log, "sent", {"value": value})
     assert len(read_log(log)) == 4
+
+
+def test_an_entry_in_a_long_log_costs_no_more_than_in_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    previous, written = client.audit._BEFORE_FIRST, bytearray()
+    for number in range(1, 10_001):
+        fields = {"words": "x" * 1_000, "run": number % 100}
+        line = client.audit._line(number, "sent", fields, previous=previous)
+        written += line + b"\n"
+        previous = client.audit._sha256(line)
+    (tmp_path / AUDIT_FILE).write_bytes(written)
+    num_read = 0
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer: bytearray) -> int:
+            nonlocal num_read
+            got = super().readinto(buffer)
+            num_read += got
+            return got
+
+    monkeypatch.setattr(Path, "open", lambda path, _: io.BufferedReader(Counting(path)))
+    append(tmp_path, "sent", {})
+    assert 0 < num_read < 300_000 < len(written)
+    newest = AuditLog(tmp_path).newest_first()
+    assert [next(newest).number for _ in range(3)] == [10_001, 10_000, 9_999]
+    assert num_read < 600_000
+    some = AuditLog(tmp_path).newest_first(holding=b'"run": 7,')
+    assert [next(some).number for _ in range(2)] == [9_907, 9_807]
+    monkeypatch.undo()
+    assert len(read_log(tmp_path)) == 10_001
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 16])
+def test_backwards_is_the_order_of_writing_turned_round(
+    log: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.audit._BLOCK", block)
+    append(log, "sent", {"round": 4})
+    forwards = read_log(log)
+    assert tuple(AuditLog(log).newest_first()) == forwards[::-1]
+    assert forwards[-1].number == 5
+    assert tuple(AuditLog(log / "none").newest_first()) == ()
+
+
+def test_backwards_a_changed_line_is_seen_and_a_cut_off_one_passed_over(log: Path) -> None:
+    content = lines(log)
+    rewrite(log, [content[0], content[1].replace("Köln", "Bonn"), *content[2:], content[3][:40]])
+    found = AuditLog(log).newest_first()
+    assert [next(found).number for _ in range(2)] == [4, 3]
+    with pytest.raises(AuditError, match="a line was changed or damaged"):
+        next(found)
+
+
+def test_a_line_that_was_cut_off_is_told_before_the_next_entry_says_so(log: Path) -> None:
+    rewrite(log, [*lines(log), "{"])
+    with pytest.raises(AuditError, match=r"line 5 was cut off; the next entry will say so"):
+        read_log(log)
+
+
+def test_an_empty_line_at_the_end_is_not_built_upon(log: Path) -> None:
+    rewrite(log, [*lines(log), "\n"])
+    with pytest.raises(AuditError, match="the last line was changed or damaged"):
+        append(log, "sent", {})
+
+
+def test_a_log_that_others_could_read_is_closed_to_them(log: Path) -> None:
+    (log / AUDIT_FILE).chmod(0o644)
+    append(log, "sent", {})
+    assert (log / AUDIT_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_digest_noted_elsewhere_finds_its_entry(log: Path) -> None:
+    noted = read_log(log)[-1]
+    append(log, "sent", {})
+    assert [entry.number for entry in read_log(log) if entry.digest == noted.digest] == [4]
+    assert len({entry.digest for entry in read_log(log)}) == 5
+
+
+def test_a_disk_that_takes_nothing_is_one_line(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("client.audit.os.write", full)
+    with pytest.raises(AuditError, match=r"audit\.jsonl cannot be written or read: No space left on device"):
+        append(log, "sent", {})
