@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
 from climb_model.model.climb import build_model
@@ -32,22 +33,48 @@ class Hospital:
     settings: Settings
     name: str = "H"
 
-    def ask(self, kind: str, content: RecordDict | None = None, **config: str) -> Message:
+    def ask(
+        self,
+        kind: str,
+        content: RecordDict | None = None,
+        run_config: dict[str, str] | None = None,
+        **config: str,
+    ) -> Message:
         """The hospital's answer to one message."""
         node = {"name": self.name, "data": str(self.folder), "private": str(self.private), **config}
-        grid = LocalGrid(app, [LocalNode(2, node)], to_run_config(self.settings, "study"))
+        grid = LocalGrid(app, [LocalNode(2, node)], run_config or to_run_config(self.settings, "study"))
         message = Message(content or RecordDict(), dst_node_id=2, message_type=kind)
         [reply] = grid.send_and_receive([message])
         return reply
 
     def train(
-        self, round: object = 1, global_step: object = 0, shared: dict[str, torch.Tensor] | None = None
+        self,
+        round: object = 1,
+        global_step: object = 0,
+        shared: dict[str, torch.Tensor] | None = None,
+        **more: Any,
     ) -> Message:
-        """The answer to a training message, with untrained weights if no others are given."""
+        """The answer to a training message, with untrained weights if no others are given.
+
+        Args:
+            more: further settings of the message.
+        """
+        return self.ask("train", self.order(round, global_step, shared, **more).content)
+
+    def order(
+        self,
+        round: object = 1,
+        global_step: object = 0,
+        shared: dict[str, torch.Tensor] | None = None,
+        **more: Any,
+    ) -> Message:
+        """A training message."""
         shared = shared or shared_state(build_model(self.settings))
         arrays = ArrayRecord({name: Array(value.numpy()) for name, value in shared.items()})
-        config: dict[str, Any] = {"server-round": round, "global-step": global_step}
-        return self.ask("train", RecordDict({"arrays": arrays, "config": ConfigRecord(config)}))
+        config: dict[str, Any] = {"server-round": round, "global-step": global_step, **more}
+        content = RecordDict({"arrays": arrays, "config": ConfigRecord(config)})
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        return Message(content, dst_node_id=2, message_type="train")
 
 
 @pytest.fixture

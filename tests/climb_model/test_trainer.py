@@ -458,3 +458,19 @@ def test_the_rehearsal_takes_the_longest_reports_and_leaves_nothing_behind(
     rehearse(Objectives(model, reports, settings), exams, settings)
     assert all(value.grad is None for value in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+def test_what_lies_behind_an_update_is_counted_over_different_exams(
+    make_exams: MakeExams, reports: ReportEncoder
+) -> None:
+    """Exams that come twice in a round, and exams that do not come at all, are not counted for more."""
+    exams = make_exams(8)
+    tokens = [sum(len(sentence) for sentence in report) for report in exams.reports]
+    few = debug("training.batch_size=2", "training.steps_per_round=1")
+    _, [report], _ = train(exams, reports, few)
+    assert report.num_seen == 2
+    assert report.num_tokens in {a + b for i, a in enumerate(tokens) for b in tokens[i + 1 :]}
+    _, [report], _ = train(exams, reports, debug("training.batch_size=2", "training.steps_per_round=40"))
+    with_report = [count for count in tokens if count]
+    assert (report.num_seen, report.num_tokens) == (len(with_report), sum(with_report))
+    assert report.num_steps == 40

@@ -249,6 +249,15 @@ IMPOSSIBLE = [
     ("federation.max_exams=0", "federation.max_exams must be >= 1, got 0"),
     ("federation.max_update_norm=0", "federation.max_update_norm must be > 0, got 0.0"),
     ("federation.round_timeout_s=0", "federation.round_timeout_s must be > 0, got 0.0"),
+    (
+        "federation.payload=bfloat16",
+        "federation.payload must be 'float32' or 'float16', got 'bfloat16'",
+    ),
+    (
+        "federation.deadline_factor=0.5",
+        "federation.deadline_factor must be 0 (no deadline but round_timeout_s) or >= 1, got 0.5",
+    ),
+    ("federation.min_deadline_s=0", "federation.min_deadline_s must be > 0, got 0.0"),
     ("evaluation.findings=[]", "evaluation.findings must name at least one, got an empty list"),
     (
         "evaluation.findings=[Zyste,Zyste]",
@@ -389,13 +398,16 @@ def test_the_hash_is_16_hex_digits_and_the_same_in_another_process() -> None:
     assert other.stdout.strip() == digest
 
 
-@pytest.mark.parametrize("override", ["seed=1", "data.spacing_mm=[8,4,5]", "evaluation.bootstrap=51"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "data.spacing_mm=[8,4,5]", "evaluation.bootstrap=51", "federation.payload=float16"]
+)
 def test_the_hash_tells_settings_apart(override: str) -> None:
     assert settings_hash(load_settings("debug", [override])) != settings_hash(load_settings("debug"))
 
 
-def test_how_long_the_server_waits_is_not_in_the_hash() -> None:
-    patient = load_settings("debug", ["federation.round_timeout_s=5"])
+@pytest.mark.parametrize("key", ["round_timeout_s", "deadline_factor", "min_deadline_s"])
+def test_how_long_the_server_waits_is_not_in_the_hash(key: str) -> None:
+    patient = load_settings("debug", [f"federation.{key}=5"])
     assert patient != load_settings("debug")
     assert settings_hash(patient) == settings_hash(load_settings("debug"))
 

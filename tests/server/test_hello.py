@@ -91,8 +91,8 @@ def test_a_site_with_other_settings_is_refused(nodes: Any) -> None:
         ("0.1.0", "runs climb-federated 0.1.0, the study needs 0.2.0: upgrade its image"),
         (
             "0.10.0",
-            "runs climb-federated 0.10.0, newer than the coordinator's 0.2.0: upgrade the coordinator, or give "
-            "the site the image of 0.2.0",
+            "runs climb-federated 0.10.0, newer than the coordinator's 0.2.0: upgrade the coordinator, or "
+            "give the site the image of 0.2.0",
         ),
     ],
 )
@@ -126,9 +126,7 @@ def test_a_program_that_does_not_know_its_version_is_told_and_not_refused(nodes:
     group.says[2]["version"] = "unknown"
     admission = exchange(group)
     assert set(admission.sites.values()) == {"A"}
-    assert admission.warnings == (
-        "site 'A' or the coordinator does not know its version of climb-federated",
-    )
+    assert admission.warnings == ("site 'A' or the coordinator does not know its version of climb-federated",)
 
 
 def test_a_clock_ahead_is_refused_and_one_behind_is_told(nodes: Any) -> None:

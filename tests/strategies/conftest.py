@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
 
 Answer = Callable[[Message], Message | None]
 
@@ -54,11 +57,48 @@ class ScriptedGrid(Grid):
                 yield reply
 
 
+class FakeLink(HttpGrid):
+    """A SuperLink whose nodes a test decides, one function a node; called at each look for the reply."""
+
+    def __init__(self, nodes: Mapping[int, Answer], offline: Iterable[int] = ()) -> None:
+        self.nodes = dict(nodes)
+        self.offline = set(offline)
+        self.pushed: dict[str, Message] = {}
+        self.sent: list[int] = []
+        self.failing = 0
+        self._lock = threading.Lock()
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in self.nodes if node not in self.offline]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        if self.failing:
+            self.failing -= 1
+            raise httpx.ConnectError("down")
+        names: list[str] = []
+        for message in messages:
+            name = f"message-{len(self.pushed)}"
+            message.metadata.__dict__["_message_id"] = name
+            self.pushed[name] = message
+            self.sent.append(message.metadata.dst_node_id)
+            names.append("" if message.metadata.dst_node_id in self.offline else name)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        found: list[Message] = []
+        for name in message_ids:
+            message = self.pushed[name]
+            reply = self.nodes[message.metadata.dst_node_id](message)
+            found += [] if reply is None else [reply]
+        return found
+
+
 @dataclass(frozen=True)
 class Kit:
     """What tests make messages with."""
 
     grid: type[ScriptedGrid]
+    link: type[FakeLink]
 
     def ask(self, node: int, tensors: Mapping[str, np.ndarray]) -> Message:
         """A training message of the server."""
@@ -90,4 +130,4 @@ class Kit:
 def kit() -> Kit:
     """Messages can be made only by a process with a task; this one pretends to be the server's."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    return Kit(ScriptedGrid)
+    return Kit(ScriptedGrid, FakeLink)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import (
     Bulyan,
     DifferentialPrivacyServerSideFixedClipping,
@@ -26,8 +27,11 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from climb_model.sharing import SharingError
+from strategies import post
 from strategies.checked_grid import CheckedGrid, TooFewReplies, num_bytes
 from strategies.checks import Limits, WorkerDied
+from strategies.deadline import Deadlines
 from strategies.fedavg import StreamingFedAvg
 
 START = {"w": np.zeros((3, 4), np.float32)}
@@ -180,3 +184,140 @@ def test_one_reply_is_alive_at_a_time_whatever_the_number_of_sites(kit: Any) -> 
     round_of(checked(kit, {node: answer for node in range(2, 42)}))
     assert len(alive) == 40
     assert most == 0
+
+
+HALF = Limits(max_exams=1000, max_update_norm=100.0, payload="float16")
+
+
+def half_site(kit: Any, change: np.ndarray, exams: int = 10) -> Any:
+    """A site that adds `change` to what it was sent and replies with the difference in float16."""
+
+    def answer(message: Message) -> Message:
+        assert message.content["arrays"]["w"].numpy().dtype == np.float16
+        return Message(kit.content({"w": change.astype(np.float16)}, exams), reply_to=message)
+
+    return answer
+
+
+def test_float16_halves_the_bytes_of_both_directions(kit: Any) -> None:
+    start = {"w": np.zeros((100, 100), np.float32)}
+    told: dict[str, tuple[int, int]] = {}
+    for limits, dtype in ((LIMITS, np.float32), (HALF, np.float16)):
+        answer = kit.answer({"w": np.ones((100, 100), dtype)})
+        grid = CheckedGrid(kit.grid({2: answer}), {2: "A"}, limits, min_sites=1)
+        list(grid.send_and_receive([kit.ask(2, start)]))
+        told[limits.payload] = (grid.traffic.bytes_down["A"], grid.traffic.bytes_up["A"])
+    whole, half = np.array(told["float32"]), np.array(told["float16"])
+    assert (half < 0.51 * whole).all()
+    assert (half > 20_000).all()
+
+
+@pytest.mark.parametrize("change", [0.0, 2.0**-20])
+def test_a_difference_in_float16_is_added_to_the_servers_own_unrounded_tensor(
+    kit: Any, change: float
+) -> None:
+    """So a round that changes nothing leaves the server's weights as they are, to the last bit."""
+    start = {"w": np.full((3, 4), 1.0 / 3.0, np.float32)}
+    answers = {node: half_site(kit, np.full((3, 4), change, np.float32)) for node in (2, 3)}
+    grid = CheckedGrid(kit.grid(answers), {2: "A", 3: "B"}, HALF, min_sites=2)
+    for reply in grid.send_and_receive([kit.ask(node, start) for node in answers]):
+        array = reply.content["arrays"]["w"].numpy()
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, start["w"] + np.float32(change))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_of_flower_works_unchanged_with_float16(kit: Any, name: str) -> None:
+    changes = {node: np.full((3, 4), node / 8, np.float32) for node in (2, 3, 4, 5, 6)}
+    replies = {node: kit.answer({"w": change}) for node, change in changes.items()}
+    whole = round_of(checked(kit, replies), STRATEGIES[name]())
+    answers = {node: half_site(kit, change) for node, change in changes.items()}
+    answers[7] = half_site(kit, np.full((3, 4), np.inf))
+    answers[8] = kit.answer(value(1.0))
+    grid = CheckedGrid(kit.grid(answers), {node: f"site{node}" for node in answers}, HALF, min_sites=2)
+    np.testing.assert_allclose(round_of(grid, STRATEGIES[name]()), whole, atol=1e-6)
+    assert {entry.site: entry.reason for entry in grid.traffic.rejected} == {
+        "site7": "site 'site7' sent 'w' with values that are not finite",
+        "site8": "site 'site8' sent 'w' as float32, expected float16",
+    }
+
+
+def test_weights_that_float16_cannot_hold_are_said_before_anything_is_sent(kit: Any) -> None:
+    scripted = kit.grid({2: kit.answer(value(1.0))})
+    grid = CheckedGrid(scripted, {2: "A"}, HALF, min_sites=1)
+    with pytest.raises(SharingError, match=r"^the server: 'w' has values beyond 65504 .*float32$"):
+        list(grid.send_and_receive([kit.ask(2, value(1e5))]))
+    assert scripted.sent == []
+
+
+def test_a_site_that_is_not_connected_is_told_in_the_history(kit: Any) -> None:
+    scripted = kit.grid({node: kit.answer(value(1.0)) for node in (2, 3)})
+    grid = CheckedGrid(scripted, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=2)
+    round_of(grid)
+    assert [(entry.site, entry.reason) for entry in grid.traffic.rejected] == [
+        ("C", "site 'C' was not connected")
+    ]
+    scripted.answers[4] = kit.answer(value(1.0))
+    round_of(grid)
+    assert grid.traffic.rejected == []
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "POLL_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_late_site_is_told_so_in_its_next_message_and_the_others_are_averaged(kit: Any) -> None:
+    link = kit.link({2: kit.answer(value(1.0)), 3: kit.answer(value(3.0)), 4: lambda _: None})
+    deadlines = Deadlines(most_s=3600.0, factor=1.0, least_s=0.2, taken={"A": 0.001})
+    grid = CheckedGrid(link, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=2, deadlines=deadlines)
+    np.testing.assert_array_equal(round_of(grid), np.full((3, 4), 2.0, np.float32))
+    assert grid.traffic.deadline_s == 1.0
+    assert [(entry.site, entry.reason) for entry in grid.traffic.rejected] == [
+        ("C", "site 'C' did not answer within 1 s")
+    ]
+    assert set(grid.traffic.wall_s) == {"A", "B"}
+    link.nodes[4] = kit.answer(value(5.0))
+    for expected in ({4: "your reply of round 1 came too late: 1 s were allowed"}, {}):
+        already = len(link.pushed)
+        round_of(grid)
+        sent = list(link.pushed.values())[already:]
+        told = {
+            message.metadata.dst_node_id: message.content["config"].get("notice")
+            for message in sent
+            if message.content["config"].get("notice")
+        }
+        assert told == expected
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lost_site_is_asked_again_and_one_that_stays_away_is_rejected(kit: Any) -> None:
+    asked: list[int] = []
+
+    def gone(message: Message) -> Message:
+        return Message(Error(ErrorCode.NODE_UNAVAILABLE, "/secret"), reply_to=message)
+
+    def flaky(message: Message) -> Message:
+        asked.append(1)
+        return gone(message) if len(asked) == 1 else kit.answer(value(2.0))(message)
+
+    link = kit.link({2: flaky, 3: kit.answer(value(4.0)), 4: gone}, offline=[4])
+    grid = CheckedGrid(link, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=2)
+    messages = [kit.ask(node, START) for node in (2, 3, 4)]
+    assert len(list(grid.send_and_receive(messages, timeout=20.0))) == 2
+    assert grid.traffic.notices == ["site 'A' was asked 2 times: its connection was lost"]
+    assert [(entry.site, entry.reason) for entry in grid.traffic.rejected] == [
+        ("C", "site 'C' lost its connection")
+    ]
+
+
+def test_a_site_that_was_admitted_later_is_asked_from_then_on(kit: Any) -> None:
+    scripted = kit.grid({node: kit.answer(value(1.0)) for node in (2, 3, 4)})
+    grid = CheckedGrid(scripted, {2: "A", 3: "B"}, LIMITS, min_sites=2)
+    round_of(grid)
+    assert scripted.sent == [2, 3]
+    grid.admit({4: "C"})
+    round_of(grid)
+    assert scripted.sent == [2, 3, 4]
+    assert dict(grid.sites) == {2: "A", 3: "B", 4: "C"}

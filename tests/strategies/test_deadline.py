@@ -1,0 +1,48 @@
+"""How long a round waits, from what was measured before."""
+
+from __future__ import annotations
+
+import pytest
+
+from strategies.deadline import Deadlines
+
+SITES = ("A", "B", "C")
+
+
+def deadlines(
+    most_s: float = 3600.0, factor: float = 3.0, taken: dict[str, float] | None = None
+) -> Deadlines:
+    return Deadlines(most_s=most_s, factor=factor, least_s=10.0, taken=taken)
+
+
+def test_nothing_measured_means_the_cap() -> None:
+    assert deadlines().seconds(SITES) == 3600.0
+    known = deadlines(taken={"D": 5.0})
+    assert known.seconds(SITES) == 3600.0  # D is not asked
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        ({"A": 20.0, "B": 30.0, "C": 1000.0}, 90.0),  # 3 x the median, whatever C takes
+        ({"A": 20.0, "B": 30.0}, 75.0),
+        ({"A": 20.1}, 61.0),  # up to whole seconds
+        ({"A": 0.5, "B": 0.5, "C": 0.5}, 10.0),  # the floor
+        ({"A": 9000.0}, 3600.0),  # the cap
+    ],
+)
+def test_a_deadline_is_a_multiple_of_the_median_between_floor_and_cap(
+    taken: dict[str, float], expected: float
+) -> None:
+    assert deadlines(taken=taken).seconds(SITES) == expected
+
+
+def test_the_last_reply_counts() -> None:
+    measured = deadlines(taken={"A": 100.0})
+    measured.learn("A", 20.0)
+    assert measured.seconds(SITES) == 60.0
+
+
+def test_the_cap_wins_over_the_floor_and_factor_0_leaves_only_the_cap() -> None:
+    assert deadlines(most_s=5.0, taken={"A": 1.0}).seconds(SITES) == 5.0
+    assert deadlines(factor=0.0, taken={"A": 1.0}).seconds(SITES) == 3600.0
