@@ -1,0 +1,240 @@
+"""`climb-site preview` and `audit log`, on a site whose files carry words that must never leave it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.common.serde import message_to_proto
+
+from client.audit import AUDIT_FILE, read_log
+from client.cli import main
+from client.egress.egress import Egress, agreed_shapes
+from client.egress.policy import Minimum, certificate_digest, default_policy, read_policy, write_policy
+from client.node.settings import NodeSettings, write_node
+
+MARKERS = ("Geheimwort", "PAT4711", "Krankenhausordner", "Privatordner", "_left", "Karzinom")
+SETTINGS = (
+    "training.num_threads=1",
+    "evaluation.findings=[Zyste, Karzinom]",
+    "evaluation.max_unknown_share=0.9",
+)
+PEM = "-----BEGIN CERTIFICATE-----\nAAECAw==\n-----END CERTIFICATE-----\n"
+FEW = Minimum(exams=5, tokens=10, steps=2)
+
+
+@pytest.fixture
+def node(hospital: Any, tmp_path: Path) -> Path:
+    """A node's folder of the hospital, whose policy takes 5 exams."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    (folder / "ca.crt").write_text(PEM)
+    settings = NodeSettings(
+        name="H", server="localhost:8443", data=hospital.folder, private=hospital.private, devices="cpu"
+    )
+    write_node(folder, settings)
+    write_policy(folder / "policy.yaml", replace(default_policy([certificate_digest(PEM)]), minimum=FEW))
+    return folder
+
+
+@pytest.fixture
+def previewed(node: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def run(*more: str) -> tuple[int, str]:
+        code = main(["preview", "--node", str(node), *more, *SETTINGS])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def through(hospital: Any, node: Path, reply: Any, kind: str, **behind: int) -> Any:
+    """A reply of the site's app as it leaves through the node's policy."""
+    egress = Egress(hospital.private, node / "policy.yaml", "H")
+    reply.content = egress.check(
+        kind,
+        "study",
+        1,
+        1,
+        reply.content,
+        behind,
+        "debug",
+        certificate_digest(PEM),
+        agreed_shapes(reply.content),
+    )
+    return reply
+
+
+def test_a_preview_is_what_then_leaves(hospital: Any, node: Path, previewed: Any) -> None:
+    code, out = previewed("--preset", "debug", "--json")
+    assert code == 0
+    hello, train = map(json.loads, out.splitlines())
+    assert not hospital.private.joinpath(AUDIT_FILE).exists()
+    assert not list(hospital.private.glob("*/round-*.pt"))  # nothing was trained
+    greeted = hospital.ask("query.hello").content
+    assert hello["words"] == dict(greeted["hello"])
+    assert set(hello["numbers"]) == set(greeted["metrics"])
+    reply = hospital.train()
+    sent = reply.content
+    assert [(each["name"], tuple(each["shape"]), each["dtype"]) for each in train["tensors"]] == [
+        (name, tuple(array.shape), array.dtype) for name, array in sent["arrays"].items()
+    ]
+    assert train["numbers"] == {"num-examples": 6, "num-steps": 2, "loss": None, "seconds": None}
+    assert sent["metrics"]["num-steps"] == 2
+    assert train["behind"]["num-exams"] == 5  # of 6, in two batches of 4
+    through(hospital, node, reply, "train", **train["behind"])
+    assert reply.content is sent
+    [entry] = read_log(hospital.private)
+    assert entry.fields["bytes"] == train["bytes"]
+
+
+def test_a_preview_says_which_rule_stops_a_message(node: Path, previewed: Any) -> None:
+    policy = read_policy(node / "policy.yaml")
+    write_policy(node / "policy.yaml", replace(policy, minimum=Minimum()))
+    code, out = previewed("--preset", "debug")
+    assert code == 1
+    assert "policy: may leave" in out
+    assert "policy: STAYS, by rule minimum.exams: it wants at least 32 exams behind an update (5)" in out
+    (node / "policy.yaml").unlink()
+    code, out = previewed("--preset", "debug")
+    assert code == 1
+    assert out.count("policy: STAYS, by rule policy: it cannot be read") == 2
+
+
+def test_a_preview_shows_the_sites_own_refusal(hospital: Any, previewed: Any) -> None:
+    (hospital.folder / "metadata_unilateral" / "split.csv").unlink()
+    code, out = previewed("--preset", "debug")
+    assert code == 1
+    assert "training reply" not in out
+    assert "refused" in out
+
+
+def test_the_exact_tensors_of_a_preview_fit_the_file(node: Path, previewed: Any) -> None:
+    code, out = previewed("--preset", "debug", "--tensors")
+    path = node / "policy.yaml"
+    text = path.read_text("utf-8")
+    begin, end = text.index("tensors:\n"), text.index("\n\n# Types of numbers")
+    path.write_text(text[:begin] + out.rstrip() + text[end:], "utf-8")
+    assert None not in read_policy(path).tensors.values()
+    code, _ = previewed("--preset", "debug")
+    assert code == 0
+
+
+def test_a_preview_without_a_preset_is_that_of_the_last_message(
+    hospital: Any, node: Path, previewed: Any
+) -> None:
+    assert previewed("--json")[0] == 2
+    through(hospital, node, hospital.ask("query.hello"), "query.hello")
+    code, out = previewed("--json", "--study", "study")
+    assert code == 0
+    assert json.loads(out.splitlines()[1])["round"] == 2
+    assert previewed("--study", "unknown")[0] == 2
+
+
+def test_no_marker_of_the_sites_files_is_in_any_byte_that_leaves(
+    hospital: Any, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIMB_TEST_SECRET", "Geheimwort")
+    facts = {"num-exams": 6, "num-tokens": 60, "num-steps": 2}
+    left = [
+        through(hospital, node, hospital.ask("query.hello"), "query.hello"),
+        through(hospital, node, hospital.train(), "train", **facts),
+        through(hospital, node, hospital.train(), "train"),
+    ]
+
+    def explode(*_: object, **__: object) -> None:
+        raise KeyError("Geheimwort in /Krankenhausordner/PAT4711_left: Karzinom")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("client.app.train_on", explode)
+        left.append(through(hospital, node, hospital.train(), "train", **facts))
+    (hospital.private / "study" / "round-0001.pt").write_bytes(b"rubbish")
+    left.append(through(hospital, node, hospital.train(round=2), "train", **facts))
+    (hospital.folder / "metadata_unilateral" / "split.csv").unlink()
+    left.append(through(hospital, node, hospital.ask("query.hello"), "query.hello"))
+    kinds = [tuple(sorted(reply.content)) for reply in left]
+    assert kinds == [("hello", "metrics"), ("arrays", "metrics"), *[("refused",)] * 4]
+    log = (hospital.private / AUDIT_FILE).read_bytes()
+    assert len(log.splitlines()) == len(left)
+    for content in (*(message_to_proto(reply).SerializeToString() for reply in left), log):
+        assert not [marker for marker in MARKERS if marker.encode() in content]
+
+
+@pytest.fixture
+def logged(hospital: Any, node: Path) -> Path:
+    """The private folder of a site with four entries in its log."""
+    reply = hospital.ask("query.hello")
+    for _ in range(4):
+        through(hospital, node, reply, "query.hello")
+    return hospital.private
+
+
+def audit(*arguments: str) -> int:
+    return main(["audit", "log", *arguments])
+
+
+def test_the_audit_log_is_shown_with_the_digest_to_note(
+    logged: Path, node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit("--node", str(node)) == 0
+    out = capsys.readouterr().out
+    digest = read_log(logged)[-1].digest
+    assert "4 entries, each as it was written" in out
+    assert f"digest of the last: {digest}" in out
+    assert audit("--private", str(logged), "--last", "2", "--json") == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["number"] for entry in shown] == [3, 4]
+    assert shown[1]["digest"] == digest
+    assert shown[1]["fields"]["words"]["site"] == "H"
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ([0, 2, 3], "line 2 holds entry 3"),
+        ([1, 0, 2, 3], "line 1 holds entry 2"),
+        ([0, 1, 1, 2, 3], "line 3 holds entry 2"),
+    ],
+)
+def test_lines_removed_moved_or_doubled_are_found(
+    logged: Path, capsys: pytest.CaptureFixture[str], order: list[int], told: str
+) -> None:
+    path = logged / AUDIT_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[place] for place in order))
+    assert audit("--private", str(logged)) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_changed_line_is_found(logged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = logged / AUDIT_FILE
+    path.write_bytes(path.read_bytes().replace(b'"sent"', b'"kept"', 1))
+    assert audit("--private", str(logged)) == 1
+    assert "line 1 was changed or damaged" in capsys.readouterr().err
+
+
+def test_a_cut_off_end_is_found_by_a_digest_noted_before(
+    logged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, noted = logged / AUDIT_FILE, read_log(logged)[-1].digest
+    assert audit("--private", str(logged), "--expect", noted[:16].upper()) == 0
+    assert "entry 4 is the one expected" in capsys.readouterr().out
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    assert audit("--private", str(logged)) == 0
+    assert audit("--private", str(logged), "--expect", noted) == 1
+    assert "its end was cut off, or it was written anew" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_one_line(logged: Path, node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit("--private", str(logged), "--node", str(node)) == 2
+    with pytest.raises(SystemExit):
+        audit("--private", str(logged), "--expect", "abc")
+    assert "16 to 64 hexadecimal digits" in capsys.readouterr().err
+
+
+def test_a_site_without_a_log_has_no_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit("--private", str(tmp_path)) == 0
+    assert capsys.readouterr().out == "no entry\n"
+    assert not list(tmp_path.iterdir())
