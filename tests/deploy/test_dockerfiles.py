@@ -172,9 +172,14 @@ def test_an_image_has_all_of_the_bundle(side: str, dockerfile: list[tuple[str, s
         assert (pattern if top == other else top) in copied
 
 
-def imported(side: str) -> set[str]:
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Who imports whom, others' modules included."""
+    return grimp.build_graph(*OF_ALL, *SIDES.values(), include_external_packages=True)
+
+
+def imported(graph: grimp.ImportGraph, side: str) -> set[str]:
     """Modules of others that the code of an image imports, at whatever depth."""
-    graph = grimp.build_graph(*OF_ALL, *SIDES.values(), "simulation", include_external_packages=True)
     ours = {*OF_ALL, *SIDES.values()}
     open_ = [name for name in graph.modules if name.partition(".")[0] == SIDES[side]]
     seen: set[str] = set()
@@ -187,10 +192,12 @@ def imported(side: str) -> set[str]:
     return {name for name in seen if name.partition(".")[0] not in ours}
 
 
-def test_what_an_image_leaves_out_is_imported_by_none_of_its_code(side: str, checkout: Path) -> None:
+def test_what_an_image_leaves_out_is_imported_by_none_of_its_code(
+    side: str, graph: grimp.ImportGraph, checkout: Path
+) -> None:
     script = load(checkout, "requirements")
     left_out = {IMPORTED_AS.get(name, name) for name in script.LEFT_OUT[side]}
-    found = imported(side)
+    found = imported(graph, side)
     assert "torch" in found
     assert not left_out & found
     assert "ray" not in found
