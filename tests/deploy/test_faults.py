@@ -58,8 +58,16 @@ def study(request: pytest.FixtureRequest) -> str:
     return request.node.name.removeprefix("test_")[:40]
 
 
+@pytest.fixture(scope="module")
+def computed() -> dict[str, Any]:
+    """Weights of studies where nothing failed, for the next test that wants the same."""
+    return {}
+
+
 @pytest.fixture
-def reference(tmp_path: Path, hospitals: Hospitals, federation: Federation, study: str) -> Callable[..., Any]:
+def reference(
+    tmp_path: Path, hospitals: Hospitals, federation: Federation, study: str, computed: dict[str, Any]
+) -> Callable[..., Any]:
     """Weights of the same study where nothing failed, with the sites that took part in each round."""
 
     def weights(*overrides: str) -> Any:
@@ -68,7 +76,12 @@ def reference(tmp_path: Path, hospitals: Hospitals, federation: Federation, stud
             for record in federation.history(study)
             if record["round"]
         }
-        return shared_weights(tmp_path / "undisturbed", hospitals, SITES, *overrides, absent=absent)
+        key = repr((overrides, absent))
+        if key not in computed:
+            computed[key] = shared_weights(
+                tmp_path / "undisturbed", hospitals, SITES, *overrides, absent=absent
+            )
+        return computed[key]
 
     return weights
 
