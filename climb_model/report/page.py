@@ -57,10 +57,14 @@ NOTHING_LEFT = (
 
 HELLO_IN_WORDS = {
     "site": "its name",
+    "version": "the version of its program",
+    "versions": "the versions of its libraries",
     "fingerprint": "hashes of its frozen encoders",
     "settings": "a hash of its settings",
+    "summary": "its exams in counts",
     "notices": "notices in counts",
     "num-examples": "the number of its training exams",
+    "clock": "the time of its clock",
 }
 
 CARD_BESIDE = "What these weights are fit for, and what not: model_card.md, beside this page."

@@ -377,8 +377,9 @@ def test_what_left_begins_with_the_first_exchange_as_the_list_has_it(make_run: M
     run = make_run()
     assert set(HELLO_IN_WORDS) == {*HELLO_WORDS, *HELLO_NUMBERS}
     told = (
-        "Before the first round a site sent its name, hashes of its frozen encoders, a hash of its settings, "
-        "notices in counts and the number of its training exams."
+        "Before the first round a site sent its name, the version of its program, the versions of its "
+        "libraries, hashes of its frozen encoders, a hash of its settings, its exams in counts, notices in "
+        "counts, the number of its training exams and the time of its clock."
     )
     assert told in outline(write_report(run)).text
     run_alone = json.loads((run / "summary.json").read_text("utf-8")) | {"engine": "alone"}
