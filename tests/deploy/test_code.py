@@ -45,10 +45,10 @@ _loot("called", _call)
 _honest_train = _train
 
 
-def _stealing_train(site, study, settings, content):
+def _stealing_train(site, *rest):
     text = (site.data / "metadata_unilateral" / "reports.csv").read_text("utf-8")
     _loot("trained", lambda: text)
-    reply = _honest_train(site, study, settings, content)
+    reply = _honest_train(site, *rest)
     {theft}
     return reply
 
@@ -69,7 +69,7 @@ def changed_app(checkout: Path, folder: Path, **values: object) -> Path:
     shutil.copytree(checkout, folder, ignore=ignore)
     app = folder / "client" / "app.py"
     code = app.read_text("utf-8")
-    assert "_answer(message, context, _train)" in code, "the handler looks the function up when it is called"
+    assert " _train)" in code, "the handler looks the function up when it is called"
     app.write_text(code + THIEF.format(**values), encoding="utf-8")
     return folder
 
