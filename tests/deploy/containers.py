@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from processes import descendants
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 USER = 10001
@@ -157,7 +158,8 @@ class Container:
 
     def processes(self) -> list[int]:
         """Its processes, by their numbers on this machine."""
-        return [int(line) for line in podman("top", self.name, "hpid").stdout.split()[1:]]
+        first = int(self.inspect()["State"]["Pid"])
+        return [first, *descendants(first)]
 
     def changes(self) -> list[str]:
         """Paths that differ from the image, outside of what is mounted."""

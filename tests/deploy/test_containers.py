@@ -201,8 +201,10 @@ def test_each_site_s_audit_log_is_whole_and_tells_all_replies(study: Study) -> N
         told = site.exec("climb-site", "audit", "log").stdout
         print(told)  # noqa: T201
         lines = (study.folder / name / "private" / "audit.jsonl").read_text().splitlines()
-        kinds = [json.loads(line)["kind"] for line in lines]
-        assert kinds.count("train") == 3, kinds
+        entries = [json.loads(line) for line in lines]
+        assert f"{len(entries)} entries, each as it was written" in told
+        sent = [entry["fields"]["message"] for entry in entries if entry["kind"] == "sent"]
+        assert sent == ["query.hello", *["train"] * 3]
 
 
 def test_no_process_has_rights(study: Study) -> None:
