@@ -32,7 +32,7 @@ TINY = (
 )
 """Of the preset `debug`: one pass over the site's exams a round, about a second."""
 
-LONG = ("training.steps_per_round=250",)
+LONG = ("training.steps_per_round=600",)
 """Rounds that train for about ten seconds, so that something can happen in them."""
 
 FULL = (

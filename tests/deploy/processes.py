@@ -99,12 +99,12 @@ def command_line(pid: int) -> str:
     return ""
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used; 0 if it is gone."""
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time that a process has used; None if it is gone."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+    return None
 
 
 def belonging_to(folder: Path) -> list[int]:

@@ -18,7 +18,7 @@ from undisturbed import shared_weights
 pytestmark = pytest.mark.deploy
 
 SITES = ("A", "B", "C")
-IN_TRAINING_S = 9.0
+IN_TRAINING_S = 6.0
 """Of processor time: the app's libraries are loaded by then, and a `LONG` training is not over."""
 
 
@@ -110,7 +110,13 @@ def wait_app(federation: Federation, study: str, site: str, round: int) -> list[
 def wait_training(federation: Federation, study: str, site: str, round: int) -> list[int]:
     """As `wait_app`, for `LONG` rounds: until the site is in the middle of its training."""
     apps = wait_app(federation, study, site, round)
-    wait_until(lambda: cpu_seconds(apps[0]) > IN_TRAINING_S, 300, f"site {site} trains")
+
+    def in_training() -> bool:
+        used = cpu_seconds(apps[0])
+        assert used is not None, f"site {site} has ended its training of round {round} already"
+        return used > IN_TRAINING_S
+
+    wait_until(in_training, 300, f"site {site} trains in round {round}")
     return apps
 
 

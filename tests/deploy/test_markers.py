@@ -141,6 +141,8 @@ def imported(root: Path) -> Path:
         site,
         "--reports",
         table,
+        "--mapping",
+        hospital / "mapping.yaml",
         "--workers",
         "1",
     ]

@@ -66,7 +66,7 @@ def test_an_unknown_key_is_kept_out_in_words_and_disturbs_nobody(make_federation
     federation.submit(STUDY, sites=2)
     federation.wait_end(STUDY)
     assert [sorted(record["sites"]) for record in federation.history(STUDY)][1:] == [["A", "B"]] * 3
-    status = federation.ask("climb-site", "status", "--node", federation.node("C"))
+    status = federation.try_("climb-site", "status", "--node", federation.node("C")).stdout
     assert "admit" in (status + stranger.said()).lower(), stranger.said()
     assert not (federation.private("C") / STUDY).exists()
     assert stranger.code is None, "it should go on trying, with patience"
@@ -108,7 +108,7 @@ def test_a_site_that_is_revoked_in_a_study_is_out_at_once(make_federation: Make)
     revoked = federation.sites["A"]
 
     def said_so() -> bool:
-        status = federation.ask("climb-site", "status", "--node", federation.node("A"))
+        status = federation.try_("climb-site", "status", "--node", federation.node("A")).stdout
         return "revoked" in (status + revoked.said()).lower()
 
     wait_until(said_so, 240, "the site's admin is told that it was revoked")
