@@ -71,15 +71,17 @@ def reference(
     """Weights of the same study where nothing failed, with the sites that took part in each round."""
 
     def weights(*overrides: str) -> Any:
-        absent = {
-            record["round"]: [site for site in SITES if site not in record["sites"]]
-            for record in federation.history(study)
-            if record["round"]
-        }
-        key = repr((overrides, absent))
+        absent: dict[int, list[str]] = {}
+        late: dict[int, list[str]] = {}
+        for record in federation.history(study)[1:]:
+            for site in SITES:
+                if site not in record["sites"]:
+                    trained = f"round {record['round']}: " in trainings(federation, site)
+                    (late if trained else absent).setdefault(record["round"], []).append(site)
+        key = repr((overrides, absent, late))
         if key not in computed:
             computed[key] = shared_weights(
-                tmp_path / "undisturbed", hospitals, SITES, *overrides, absent=absent
+                tmp_path / "undisturbed", hospitals, SITES, *overrides, absent=absent, late=late
             )
         return computed[key]
 
@@ -129,6 +131,11 @@ def told(federation: Federation, study: str, round: int) -> dict[str, str]:
 def own_log(federation: Federation, site: str) -> str:
     """What a site has told its admin since the last first exchange."""
     return (federation.private(site) / "site.log").read_text("utf-8").rpartition("first exchange")[2]
+
+
+def trainings(federation: Federation, site: str) -> str:
+    """Lines of a site's own log about rounds that it finished, since the last first exchange."""
+    return "\n".join(line for line in own_log(federation, site).splitlines() if " steps on " in line)
 
 
 def test_nothing_fails(federation: Federation, study: str, reference: Callable[..., Any]) -> None:

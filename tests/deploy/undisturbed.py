@@ -27,12 +27,14 @@ def shared_weights(
     study: str = "study",
     preset: str = "debug",
     absent: Mapping[int, Collection[str]] | None = None,
+    late: Mapping[int, Collection[str]] | None = None,
 ) -> dict[str, Tensor]:
     """Final shared weights of a study whose sites all do what they are asked.
 
     Args:
         out: new folder.
         absent: round to the sites that are not asked in it.
+        late: round to the sites that train in it, and whose replies are lost.
     """
     settings = load_settings(preset, [*TINY, *overrides, "federation.min_sites=1"])
     folder = RunFolder.create(out / study, settings, study)
@@ -46,15 +48,18 @@ def shared_weights(
     ]
     run_config = to_run_config(settings, study)
     numbers = {name: node.node_id for name, node in zip(names, nodes, strict=True)}
-    missing = {round: {numbers[name] for name in who} for round, who in (absent or {}).items()}
-    grid = _Absent(client_app, nodes, run_config, missing)
+    missing, lost = (
+        {round: {numbers[name] for name in who} for round, who in (given or {}).items()}
+        for given in (absent, late)
+    )
+    grid = _Absent(client_app, nodes, run_config, missing, lost)
     place = ServerPlace(data=hospitals.central, run=folder.path, num_sites=len(names), engine="local")
     run_study(grid, study, settings, place)
     return load_file(folder.path / "shared.safetensors")
 
 
 class _Absent(LocalGrid):
-    """A Grid some of whose nodes do not hear of some rounds."""
+    """A Grid some of whose nodes do not hear of some rounds, or are not heard."""
 
     def __init__(
         self,
@@ -62,18 +67,23 @@ class _Absent(LocalGrid):
         nodes: Sequence[LocalNode],
         run_config: Mapping[str, str],
         missing: Mapping[int, set[int]],
+        lost: Mapping[int, set[int]],
     ) -> None:
         super().__init__(app, nodes, run_config)  # type: ignore[arg-type]
-        self._missing = missing
+        self._missing, self._lost = missing, lost
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Replies of the nodes that hear of the round."""
-        heard = [message for message in messages if not self._misses(message)]
-        yield from super().send_and_receive(heard, timeout=timeout)
+        """Replies of the nodes that hear of the round and are heard."""
+        asked = [message for message in messages if not _is_among(message, self._missing)]
+        lost = {message.metadata.dst_node_id for message in asked if _is_among(message, self._lost)}
+        for reply in super().send_and_receive(asked, timeout=timeout):
+            if reply.metadata.src_node_id not in lost:
+                yield reply
 
-    def _misses(self, message: Message) -> bool:
-        config = message.content.get("config")
-        round = None if config is None else config.get("server-round")
-        return message.metadata.dst_node_id in self._missing.get(round, set())
+
+def _is_among(message: Message, rounds: Mapping[int, set[int]]) -> bool:
+    config = message.content.get("config")
+    round = None if config is None else config.get("server-round")
+    return message.metadata.dst_node_id in rounds.get(round, set())
