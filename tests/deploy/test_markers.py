@@ -104,7 +104,8 @@ def marked(
     }
     for name in ("B", "C"):
         reports = sites[name] / "metadata_unilateral" / "reports.csv"
-        rows = list(csv.reader(reports.open(encoding="utf-8", newline="")))
+        with reports.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
         for row in rows[1:]:
             row[1] += f" {MARKERS['report']} Karzinom."
         with reports.open("w", encoding="utf-8", newline="") as file:

@@ -110,7 +110,7 @@ def test_a_site_that_is_revoked_in_a_study_is_out_at_once(make_federation: Make)
 
     def said_so() -> bool:
         status = federation.try_("climb-site", "status", "--node", federation.node("A")).stdout
-        return "revoked" in (status + revoked.said()).lower()
+        return "whether this site is admitted" in status + revoked.said()
 
     wait_until(said_so, 240, "the site's admin is told that it was revoked")
     revoked.stop()
