@@ -39,6 +39,9 @@ class Service:
     ready_s: float = 60.0
     """Seconds it may need to become ready; then it is ended and started again."""
 
+    reread: Path | None = None
+    """A file that it reads again at SIGHUP, which it gets when the file is replaced."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceState:
@@ -143,6 +146,7 @@ class _Runner:
         self._started = 0.0
         self._start_at = 0.0
         self._delay = backoff.first_s
+        self._read: tuple[int, int] | None = None
 
     def look(self) -> None:
         """Start it if it is due, note its end, ask whether it is ready."""
@@ -157,6 +161,8 @@ class _Runner:
         _rotate(self.service.log)
         if not self.state.ready:
             self._ask()
+        else:
+            self._reread()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process group; a group that is gone is no error."""
@@ -180,6 +186,7 @@ class _Runner:
         service = self.service
         service.log.parent.mkdir(parents=True, exist_ok=True)
         again = self.state.since is not None
+        self._read = _stamp(service.reread)
         try:
             with service.log.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -204,6 +211,14 @@ class _Runner:
         )
         if service.ready is None:
             self._is_ready()
+
+    def _reread(self) -> None:
+        """Tell the process, not its group, that its file was replaced."""
+        stamp = _stamp(self.service.reread)
+        if self._process is not None and stamp is not None and stamp != self._read:
+            self._read = stamp
+            self._process.send_signal(signal.SIGHUP)
+            self._say(f"{self.service.name}: reads {self.service.reread} again")
 
     def _ask(self) -> None:
         ready = self.service.ready
@@ -243,6 +258,15 @@ class _Runner:
         self._start_at = time.monotonic() + delay
         self._delay = min(2 * delay, self._backoff.most_s)
         return delay
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is replaced or written; None: there is none."""
+    with suppress(FileNotFoundError):
+        if path is not None:
+            found = path.stat()
+            return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _rotate(log: Path) -> None:

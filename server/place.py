@@ -21,6 +21,9 @@ In a folder `STUDY.json` is the place of a study.
 FAILURE = "failure.txt"
 """In the run folder: the one line with which the last attempt ended; for who started it elsewhere."""
 
+LOCK = "lock"
+"""In the run folder: held by the ServerApp while it runs the study."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerPlace:
@@ -43,6 +46,10 @@ class ServerPlace:
 
     engine: str = "flower"
     """Told in the summary."""
+
+    members: Path | None = None
+    """Folder of the registered sites' records, whose names count; None: each site has the name that it
+    gives, as in simulation."""
 
     flower_runs: tuple[int, ...] = ()
     """Numbers of the study's runs on the SuperLink of a deployment, oldest first."""
@@ -72,12 +79,13 @@ def read_place_file(path: Path) -> ServerPlace:
     """
     try:
         values = cast(dict[str, object], json.loads(path.read_text("utf-8")))
-        weights = values.pop("weights", None)
+        weights, members = values.pop("weights", None), values.pop("members", None)
         flower_runs = cast(list[int], values.pop("flower_runs", []))
         return ServerPlace(
             data=Path(str(values.pop("data"))),
             run=Path(str(values.pop("run"))),
             weights=Path(str(weights)) if weights else None,
+            members=Path(str(members)) if members else None,
             flower_runs=tuple(flower_runs),
             **values,  # type: ignore[arg-type]
         )

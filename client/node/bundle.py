@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from climb_model.atomic import write_atomic, write_text_atomic
+from climb_model.bundle_files import PROJECT, bundle_candidates
 from configs.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,6 @@ MAX_FILES = 2_000
 MAX_WAITING = 5
 """Bundles kept for the admin to look at; an older one makes place, and comes again with the next message."""
 
-PROJECT = "pyproject.toml"
 _INFO = ".info/"
 _PATH = re.compile(r"[A-Za-z0-9_\-.+@ ]{1,100}(/[A-Za-z0-9_\-.+@ ]{1,100}){0,15}")
 _KINDS = (".py", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".md")
@@ -116,7 +116,7 @@ def own_contents(root: Path = ROOT) -> dict[str, bytes]:
     from flwr.cli.build import build_fab_from_files
 
     try:
-        return contents_of_fab(build_fab_from_files(_candidates(root))[0])
+        return contents_of_fab(build_fab_from_files(bundle_candidates(root))[0])
     except ValueError as error:
         raise BundleError(f"the bundle of {root} cannot be made: {error}") from None
 
@@ -333,18 +333,6 @@ def _checked_name(info: zipfile.ZipInfo) -> str:
     if kind not in (0, stat.S_IFREG) or info.flag_bits & 0x1:
         raise BundleError(f"the bundle's {name} is a link, encrypted, or no plain file")
     return name
-
-
-def _candidates(root: Path) -> dict[str, bytes | Path]:
-    """What Flower chooses a bundle's files from: all that lies in a folder which `fab-include` names.
-
-    Flower itself would look through the whole checkout, with its environment and runs.
-    """
-    project = cast(Any, tomllib.loads((root / PROJECT).read_text("utf-8")))
-    patterns = cast(list[str], project["tool"]["flwr"]["app"]["fab-include"])
-    found = [path for top in {one.partition("/")[0] for one in patterns} for path in (root / top).rglob("*")]
-    found += [root / PROJECT, root / ".gitignore"]
-    return {path.relative_to(root).as_posix(): path for path in found if path.is_file()}
 
 
 def _text(data: bytes) -> list[str] | None:

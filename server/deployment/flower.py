@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -151,6 +152,17 @@ def contacts(flower_home: Path) -> dict[int, str]:
         elif node.offline_since:
             found[node.node] = f"offline since {node.offline_since}"
     return found
+
+
+def runs_and_contacts(flower_home: Path) -> tuple[dict[int, FlowerRun], dict[int, str]]:
+    """What `runs` and `contacts` give, asked at the same time: each call is mostly a program's start.
+
+    Raises:
+        FlowerError: if the SuperLink does not run.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        its_runs, its_contacts = pool.submit(runs, flower_home), pool.submit(contacts, flower_home)
+        return its_runs.result(), its_contacts.result()
 
 
 def start_run(flower_home: Path, app: Path, run_config: Path) -> int:

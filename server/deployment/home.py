@@ -15,7 +15,7 @@ import yaml
 
 from climb_model.atomic import write_atomic, write_text_atomic
 from configs.errors import SettingsError, UsageError
-from server.deployment.authority import Pair, expires, issue, new_authority, renewed_authority
+from server.deployment.authority import AUTHORITY_DAYS, Pair, expires, issue, new_authority, renewed_authority
 
 VARIABLE = "CLIMB_HOME"
 """Environment variable that names the coordinator's folder; `./coordinator` without it."""
@@ -68,7 +68,7 @@ class Expiry:
         """What a screen shows; with what to do where less than `WARN_DAYS` are left."""
         day = self.until.date().isoformat()
         if self.days_left < 0:
-            return f"{self.what}: EXPIRED on {day}: run climb-server renew and restart the server"
+            return f"{self.what}: EXPIRED on {day}: run climb-server renew"
         if self.days_left < WARN_DAYS:
             return f"{self.what}: expires on {day}, in {self.days_left} days: run climb-server renew"
         return f"{self.what}: good until {day}"
@@ -197,7 +197,8 @@ class Home:
             folder.mkdir(mode=0o700)
         authority = new_authority(settings.host)
         _write_pair(home.ca_key, home.ca_certificate, authority)
-        _issue(home, settings, authority)
+        _issue_server(home, settings, authority)
+        _issue_loopback(home, authority)
         write_atomic(home.superexec_secret, secrets.token_bytes(32), mode=0o600)
         write_text_atomic(home.settings_file, _settings_text(settings))
         return home
@@ -226,12 +227,19 @@ def expiries(home: Home) -> tuple[Expiry, ...]:
     return tuple(found)
 
 
-def renew(home: Home, *, ca: bool = False) -> tuple[Expiry, ...]:
-    """Issue new certificates and keys for the server and for loopback; running processes keep the old.
+def renew(home: Home, *, ca: bool = False) -> datetime | None:
+    """Issue a new certificate and key for the server, which a running proxy takes within seconds.
+
+    The certificate of loopback lives as long as the authority's. Only where it would end before, it is
+    issued anew as well.
 
     Args:
         ca: a new certificate for the authority first, with the same key. Sites go on trusting the old
             one until it expires; by then each must have the new ca.crt.
+
+    Returns:
+        Until when (UTC) a running SuperLink can go on with the old certificate of loopback; None: it has
+        the present one.
 
     Raises:
         AuthorityError: if the authority's key or certificate cannot be read or is expired.
@@ -240,16 +248,27 @@ def renew(home: Home, *, ca: bool = False) -> tuple[Expiry, ...]:
     if ca:
         authority = renewed_authority(authority)
         write_atomic(home.ca_certificate, authority.certificate)
-    _issue(home, home.settings(), authority)
-    return expiries(home)
+    _issue_server(home, home.settings(), authority)
+    loopback = expires(home.loopback_certificate.read_bytes())
+    if loopback >= expires(authority.certificate):
+        return None
+    _issue_loopback(home, authority)
+    return loopback
 
 
-def _issue(home: Home, settings: HomeSettings, authority: Pair) -> None:
+def _issue_server(home: Home, settings: HomeSettings, authority: Pair) -> None:
     _write_pair(home.server_key, home.server_certificate, issue(authority, (settings.host,)))
-    _write_pair(home.loopback_key, home.loopback_certificate, issue(authority, _LOOPBACK))
+
+
+def _issue_loopback(home: Home, authority: Pair) -> None:
+    """As long as the authority's own: only our processes on this machine ever see it, and an authority that
+    is stolen could issue another anyhow."""
+    pair = issue(authority, _LOOPBACK, days=AUTHORITY_DAYS)
+    _write_pair(home.loopback_key, home.loopback_certificate, pair)
 
 
 def _write_pair(key: Path, certificate: Path, pair: Pair) -> None:
+    """The certificate last: who watches it finds both."""
     write_atomic(key, pair.key, mode=0o600)
     write_atomic(certificate, pair.certificate)
 

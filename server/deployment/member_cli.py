@@ -228,10 +228,16 @@ def _add_renew(tool: Tool) -> None:
 def _renew(arguments: argparse.Namespace) -> int:
     home = open_home(arguments)
     from climb_model.kit import certificate_sha256, spaced
-    from server.deployment.home import renew
+    from server.deployment.home import expiries, renew
 
-    print("\n".join(each.line for each in renew(home, ca=arguments.ca)))
-    print("next: restart the server (climb-server start); until then it shows the old certificates")
+    restart_by = renew(home, ca=arguments.ca)
+    print("\n".join(each.line for each in expiries(home)))
+    print("a server that runs shows sites the new certificate within seconds; studies go on")
+    if restart_by is not None:
+        print(
+            f"next: end climb-server start and start it again by {restart_by.date()}, between two studies: "
+            "only then it takes the new certificate of loopback"
+        )
     if arguments.ca:
         digest = certificate_sha256(home.ca_certificate.read_text("ascii"))
         print(f"new fingerprint of the authority: {spaced(digest)}")

@@ -22,8 +22,9 @@ from climb_model.made_by import made_by
 from climb_model.names import check_name
 from configs.errors import UserError
 from server.deployment.home import Home
+from server.register import ADMITTED
 
-INVITED, ADMITTED, REVOKED = "invited", "admitted", "revoked"
+INVITED, REVOKED = "invited", "revoked"
 
 Register = Callable[[Path, str], int]
 """Lets the OpenSSH public key of a file connect under a name; returns the number of its node."""

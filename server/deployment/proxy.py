@@ -47,6 +47,7 @@ def proxy_service(home: Home) -> Service:
         {"PATH": os.environ.get("PATH", "")},
         home.logs / "proxy.log",
         ready=lambda: answers(home),
+        reread=home.server_certificate,  # written after its key
     )
 
 

@@ -156,7 +156,7 @@ def _add_status(tool: Tool) -> None:
 
 def _status(arguments: argparse.Namespace) -> int:
     home = open_home(arguments)
-    from server.deployment.flower import contacts, runs
+    from server.deployment.flower import runs_and_contacts
     from server.deployment.home import expiries
     from server.deployment.members import members, to_json
     from server.deployment.start import status
@@ -167,7 +167,7 @@ def _status(arguments: argparse.Namespace) -> int:
     flower_runs = seen = None
     if server.ready("superlink"):
         connect(home)
-        flower_runs, seen = runs(home.flower), contacts(home.flower)
+        flower_runs, seen = runs_and_contacts(home.flower)
     studies = [
         state(home, name, flower_runs)
         for name in ([arguments.study] if arguments.study is not None else names(home))

@@ -80,6 +80,43 @@ def test_each_waits_until_the_one_before_is_ready(tmp_path: Path) -> None:
     assert [state.pid for state in one.states().values()] == [None, None]
 
 
+def test_a_program_reads_its_file_again_when_it_is_replaced(tmp_path: Path) -> None:
+    """By SIGHUP to the process alone: what it started in its group is not told."""
+    file = tmp_path / "certificate"
+    file.write_text("old")
+    code = f"""
+import pathlib, signal, subprocess, sys, time
+subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"])
+signal.signal(signal.SIGHUP, lambda *_: print("read", pathlib.Path({str(file)!r}).read_text(), flush=True))
+print("up", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+    log = tmp_path / "one.log"
+    one = Service(
+        "one",
+        [sys.executable, "-S", "-c", code],
+        {},
+        log,
+        ready=lambda: log.exists() and "up" in log.read_text(),
+        reread=file,
+    )
+    lines: list[str] = []
+    with running([one], lines) as supervisor_:
+        until(lambda: supervisor_.states()["one"].ready)
+        pid = supervisor_.states()["one"].pid
+        for text in ("new", "newer"):
+            new = tmp_path / "partial"
+            new.write_text(text)
+            new.replace(file)
+            until(lambda text=text: f"read {text}\n" in log.read_text())
+        time.sleep(0.1)
+        state = supervisor_.states()["one"]
+    assert log.read_text() == "up\nread new\nread newer\n"
+    assert (state.pid, state.restarts) == (pid, 0)
+    assert lines[1:] == [f"one: reads {file} again"] * 2
+
+
 def test_an_ended_one_is_started_again_with_growing_pauses_and_the_others_go_on(tmp_path: Path) -> None:
     lines: list[str] = []
     services = [service(tmp_path, "frail", "raise SystemExit(3)"), service(tmp_path, "firm", FOREVER)]

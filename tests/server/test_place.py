@@ -13,7 +13,12 @@ from server.place import ServerPlace, read_place, read_place_file, write_place
 
 def place(folder: Path) -> ServerPlace:
     return ServerPlace(
-        data=folder / "d", run=folder / "r", weights=folder / "w", num_sites=4, flower_runs=(7, 2**63)
+        data=folder / "d",
+        run=folder / "r",
+        weights=folder / "w",
+        num_sites=4,
+        flower_runs=(7, 2**63),
+        members=folder / "m",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import SettingsError
-from server.deployment.authority import Pair, issue
+from server.deployment.authority import Pair, expires, issue
 from server.deployment.home import (
     Expiry,
     Home,
@@ -149,7 +150,7 @@ def test_the_folder_is_the_given_one_the_environment_s_or_coordinator(
 
 def test_expiries_warn_30_days_before(home: Home) -> None:
     found = {each.what: each for each in expiries(home)}
-    assert [each.days_left for each in found.values()] == [396, 396, 3652]
+    assert [each.days_left for each in found.values()] == [396, 3652, 3652]
     assert "renew" not in "".join(each.line for each in found.values())
     authority = Pair(key=home.ca_key.read_bytes(), certificate=home.ca_certificate.read_bytes())
     for days, words in ((29, "in 28 days: run climb-server renew"), (-1, "EXPIRED on")):
@@ -166,20 +167,33 @@ def test_a_line_for_each_time_that_is_left() -> None:
         "x: good until 2030-01-02",
         "x: expires on 2030-01-02, in 29 days: run climb-server renew",
         "x: expires on 2030-01-02, in 0 days: run climb-server renew",
-        "x: EXPIRED on 2030-01-02: run climb-server renew and restart the server",
+        "x: EXPIRED on 2030-01-02: run climb-server renew",
     ]
 
 
-def test_renewal_makes_new_keys_and_leaves_the_authority(home: Home) -> None:
+def test_renewal_makes_a_new_key_of_the_server_and_leaves_the_rest(home: Home) -> None:
     before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
-    renew(home)
+    assert renew(home) is None
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
-    assert changed == {"server.key", "server.crt", "loopback.key", "loopback.crt"}
+    assert changed == {"server.key", "server.crt"}
+    assert {modes(home.path)[name] for name in SECRETS} == {0o600}
+
+
+def test_a_certificate_of_loopback_that_ends_before_the_authority_s_is_renewed_and_told(home: Home) -> None:
+    authority = Pair(key=home.ca_key.read_bytes(), certificate=home.ca_certificate.read_bytes())
+    old = issue(authority, ("127.0.0.1", "localhost"), days=100)
+    home.loopback_key.write_bytes(old.key)
+    home.loopback_certificate.write_bytes(old.certificate)
+    assert renew(home) == expires(old.certificate)
+    assert expires(home.loopback_certificate.read_bytes()) == expires(authority.certificate)
+    assert renew(home) is None
     assert {modes(home.path)[name] for name in SECRETS} == {0o600}
 
 
 def test_the_authority_s_renewal_keeps_its_key(home: Home) -> None:
     key, certificate = home.ca_key.read_bytes(), home.ca_certificate.read_bytes()
-    renew(home, ca=True)
+    before = expires(home.loopback_certificate.read_bytes())
+    time.sleep(1.1)  # certificates tell whole seconds
+    assert renew(home, ca=True) == before
     assert home.ca_key.read_bytes() == key
     assert home.ca_certificate.read_bytes() != certificate

@@ -312,6 +312,36 @@ def test_a_superlink_that_is_killed_comes_back_behind_the_same_port(server: Home
 
 
 @pytest.mark.deploy
+def test_a_renewed_certificate_is_shown_by_the_same_processes(server: Home, command: Command) -> None:
+    """Also to who is connected meanwhile; no program is started again, so no study ends."""
+    before = status(server).services
+    shown = certificate(server)
+    code, out, _ = command(main, "renew", "--home", server.path)
+    assert code == 0
+    assert "shows sites the new certificate within seconds" in out
+    end = time.monotonic() + 30
+    while (now := certificate(server)) == shown:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert now == ssl.PEM_cert_to_DER_cert(server.server_certificate.read_text())
+    assert from_outside(server, "GET /health") == 200
+    assert status(server).services == before
+    assert f"proxy: reads {server.server_certificate} again" in (server.logs / "start.log").read_text()
+
+
+def certificate(home: Home) -> bytes:
+    """What the public port shows, DER."""
+    context = ssl.create_default_context(cafile=str(home.ca_certificate))
+    with (
+        socket.create_connection(("127.0.0.1", home.settings().port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        found = secure.getpeercert(binary_form=True)
+        assert found is not None
+        return found
+
+
+@pytest.mark.deploy
 def test_every_way_to_start_code_needs_the_loopback(server: Home) -> None:
     """A site's own program, aimed at the control interface through the public port, gets nowhere."""
     config = server.path / "site-flower"
