@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
+from climb_model.atomic import write_atomic
 from climb_model.lock import only_process
+from climb_model.plain_file import open_plain
 from configs.errors import UserError
 
 AUDIT_FILE = "audit.jsonl"
+END_FILE = "audit-end.json"
+"""In a node's `state/`: number and digest of the last entry that the node wrote."""
+
+END_ACCEPTED = "end-accepted"
+"""Kind of the entry by which an admin lets a log go on that does not hold the end that was noted."""
+
 CUT_SHORT = "cut-short"
 """Kind of the entry that follows a line whose writing was cut off; that line is taken out."""
 
@@ -24,6 +35,8 @@ _LOCK_WAIT_S = 10.0
 _BEFORE_FIRST = "0" * 64
 _BLOCK = 1 << 16
 _MODE = 0o600
+_PREVIOUS = re.compile(rb'"previous": "([0-9a-f]{64})", "time": "[^"]*"\}')
+_MAX_END = 1_000
 
 
 class AuditError(UserError):
@@ -65,29 +78,96 @@ def append(folder: Path, kind: str, fields: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Generator[AuditLog]:
+def writing(folder: Path, end: Path | None = None) -> Generator[AuditLog]:
     """The log of a private folder, for this process alone: what is read in it stays true until appended to.
 
+    Args:
+        end: file outside the folder in which the last entry's number and digest are noted (`END_FILE`).
+
     Raises:
-        AuditError: if the folder cannot be written to.
+        AuditError: if the folder cannot be written to, or the log does not hold the entry that was noted.
+        LockedError: if another process keeps writing to the log.
+    """
+    with _locked(folder):
+        log = AuditLog(folder, end)
+        log.check_end()
+        yield log
+
+
+def accept_end(folder: Path, end: Path) -> AuditEntry | None:
+    """Let a log go on that does not hold the end that was noted; the log says so from now on.
+
+    Args:
+        end: as of `writing`.
+
+    Returns:
+        The entry that was added; None if there was nothing to accept.
+
+    Raises:
+        AuditError: if what the log does hold was changed: it has to be put aside first.
         LockedError: if another process keeps writing to the log.
     """
     path = folder / AUDIT_FILE
-    with _told(path):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = only_process(folder / _LOCK, what=f"writes to {path}", wait_s=_LOCK_WAIT_S)
-    with lock:
-        yield AuditLog(folder)
+    with _locked(folder):
+        last = next(iter(deque(entries(folder), maxlen=1)), None)
+        try:
+            AuditLog(folder, end).check_end()
+        except AuditError:
+            noted = _noted(end)
+        else:
+            return None
+        held = {"number": 0 if last is None else last.number, "digest": "" if last is None else last.digest}
+        with _told(path):
+            end.unlink(missing_ok=True)
+        log = AuditLog(folder, end)
+        log.append(END_ACCEPTED, {"noted": noted or {}, "held": held})
+        return next(log.newest_first())
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    path = folder / AUDIT_FILE
+    with ExitStack() as held:
+        with _told(path):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(only_process(folder / _LOCK, what=f"writes to {path}", wait_s=_LOCK_WAIT_S))
+        yield
 
 
 class AuditLog:
     """The audit log of a private folder; `writing` gives one that nobody else writes to meanwhile."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / AUDIT_FILE
+    def __init__(self, folder: Path, end: Path | None = None) -> None:
+        """
+        Args:
+            end: as of `writing`.
+        """
+        self._path, self._end = folder / AUDIT_FILE, end
+
+    def check_end(self) -> None:
+        """Check that the log still holds the entry that was noted as its last; others may follow it.
+
+        Raises:
+            AuditError: otherwise. A log without a note, as of a node that has just joined, is taken as it is.
+        """
+        noted = None if self._end is None else _noted(self._end)
+        if noted is None:
+            return
+        newest = 0
+        for values in self._backwards():
+            newest = newest or values["number"]
+            if values["number"] <= noted["number"]:
+                if (values["number"], values["digest"]) == (noted["number"], noted["digest"]):
+                    return
+                break
+        raise AuditError(
+            f"{self._path} ends with entry {newest} and does not hold entry {noted['number']}, which this "
+            "node wrote last: its end was cut off, or it was removed or written anew. Nothing leaves until "
+            "the site's admin has looked: climb-site audit log, then --accept-end"
+        )
 
     def append(self, kind: str, fields: Mapping[str, object]) -> None:
-        """As the function `append`."""
+        """As the function `append`; notes the end too, if there is a place for it."""
         with _told(self._path):
             last, place, size = _end(self._path)
             number = 0 if last is None else _checked(last, self._path)["number"]
@@ -100,6 +180,10 @@ class AuditLog:
                 last = _line(number, *each, previous=_BEFORE_FIRST if last is None else _sha256(last))
                 lines.append(last + b"\n")
             _write_at(self._path, place, b"".join(lines))
+            if self._end is not None:
+                written = _checked(lines[-1][:-1], self._path)
+                note = {"number": written["number"], "digest": written["digest"]}
+                write_atomic(self._end, _dumps(note) + b"\n", mode=_MODE)
 
     def newest_first(self, *, holding: bytes = b"") -> Iterator[AuditEntry]:
         """Entries from the last to the first, read only as far as they are asked for.
@@ -108,12 +192,28 @@ class AuditLog:
             holding: entries whose line does not hold these bytes are passed over, unread.
 
         Raises:
-            AuditError: at a line that was changed.
+            AuditError: at a line that was changed, or between two where one was taken out or moved.
         """
+        for values in self._backwards(holding):
+            yield _entry(values)
+
+    def _backwards(self, holding: bytes = b"") -> Iterator[dict[str, Any]]:
+        """What the lines hold; of every line, whether it is the one that the next was written behind."""
         with _told(self._path):
+            wanted = None
             for line in _lines_backwards(self._path):
-                if holding in line:
-                    yield _entry(_checked(line, self._path, "a line"))
+                if wanted is not None and _sha256(line) != wanted:
+                    raise AuditError(f"{self._path}: a line was changed or damaged, or one was taken out")
+                if wanted is None or holding in line:
+                    values = _checked(line, self._path, "the last line" if wanted is None else "a line")
+                    if holding in line:
+                        yield values
+                found = _PREVIOUS.search(line, max(0, len(line) - 200))
+                if found is None:
+                    raise AuditError(f"{self._path}: a line was changed or damaged")
+                wanted = found[1].decode()
+            if wanted not in (None, _BEFORE_FIRST):
+                raise AuditError(f"{self._path}: lines were taken out at its beginning")
 
 
 def entries(folder: Path) -> Iterator[AuditEntry]:
@@ -123,10 +223,8 @@ def entries(folder: Path) -> Iterator[AuditEntry]:
         AuditError: naming the line that was changed, or where lines were taken out or moved.
     """
     path = folder / AUDIT_FILE
-    if not path.exists():
-        return
     previous = _BEFORE_FIRST
-    with path.open("rb") as file:
+    with _told(path), _opened(path) as file:
         for number, ended in enumerate(file, start=1):
             if not ended.endswith(b"\n"):
                 raise AuditError(f"{path} line {number} was cut off; the next entry will say so")
@@ -187,17 +285,13 @@ def _sha256(content: bytes) -> str:
 
 def _end(path: Path) -> tuple[bytes | None, int, int]:
     """The last whole line if there is one, where it ends, and where the file ends; in bytes."""
-    if not path.exists():
-        return None, 0, 0
-    with path.open("rb") as file:
-        return next(_lines_backwards(path), None), _end_of_whole(file), path.stat().st_size
+    with _opened(path) as file:
+        return next(_lines_backwards(path), None), _end_of_whole(file), file.seek(0, os.SEEK_END)
 
 
 def _lines_backwards(path: Path) -> Iterator[bytes]:
     """Whole lines from the last to the first; what was cut off behind them is passed over."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
+    with _opened(path) as file:
         end = _end_of_whole(file) - 1  # before the last line's own end
         if end < 0:
             return
@@ -211,7 +305,42 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
         yield rest
 
 
-def _end_of_whole(file: BinaryIO) -> int:
+@contextmanager
+def _opened(path: Path) -> Generator[io.BufferedIOBase]:
+    """The log's file; an empty one where there is none."""
+    try:
+        file: io.BufferedIOBase = os.fdopen(open_plain(path, os.O_RDONLY), "rb")
+    except FileNotFoundError:
+        file = io.BytesIO()
+    with file:
+        yield file
+
+
+def _noted(end: Path) -> dict[str, Any] | None:
+    """Number and digest in a note; None where there is none.
+
+    Raises:
+        AuditError: if it cannot be read.
+    """
+    with _told(end):
+        try:
+            with os.fdopen(open_plain(end, os.O_RDONLY), "rb") as file:
+                content = file.read(_MAX_END)
+        except FileNotFoundError:
+            return None
+    try:
+        noted = cast(dict[str, Any], json.loads(content))
+        sound = isinstance(noted["number"], int) and isinstance(noted["digest"], str)
+    except (ValueError, TypeError, KeyError):
+        sound, noted = False, {}
+    if not sound:
+        raise AuditError(
+            f"{end} is damaged: climb-site audit log tells whether the log is whole; delete it then"
+        )
+    return noted
+
+
+def _end_of_whole(file: io.BufferedIOBase) -> int:
     """The place behind the last line's end; 0 where no line is whole."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
@@ -236,7 +365,7 @@ def _told(path: Path) -> Generator[None]:
 def _write_at(path: Path, place: int, content: bytes) -> None:
     """Write at the end of what is whole; a line that was cut off is behind `place`."""
     new = not path.exists()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
+    file = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
     try:
         os.fchmod(file, _MODE)
         os.ftruncate(file, place)

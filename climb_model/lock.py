@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from climb_model.plain_file import open_plain
 from configs.errors import UserError
 
 
@@ -27,9 +28,10 @@ def only_process(path: Path, *, what: str, wait_s: float = 0.0) -> Generator[Non
 
     Raises:
         LockedError: if another process holds it.
+        OSError: if it is no plain file: what a link leads to is not locked, nor changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = open_plain(path, os.O_RDWR | os.O_CREAT, 0o644)
     end = time.monotonic() + wait_s
     try:
         while True:
@@ -51,7 +53,7 @@ def only_process(path: Path, *, what: str, wait_s: float = 0.0) -> Generator[Non
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file now; that of a file that is not there is free."""
     try:
-        file = os.open(path, os.O_RDWR)
+        file = open_plain(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 import client.audit
-from client.audit import AUDIT_FILE, CUT_SHORT, AuditError, AuditLog, append, read_log
+from client.audit import (
+    AUDIT_FILE,
+    CUT_SHORT,
+    END_FILE,
+    AuditError,
+    AuditLog,
+    accept_end,
+    append,
+    read_log,
+    writing,
+)
 
 
 @pytest.fixture
@@ -128,7 +140,7 @@ def test_an_entry_in_a_long_log_costs_no_more_than_in_a_short_one(
             num_read += got
             return got
 
-    monkeypatch.setattr(Path, "open", lambda path, _: io.BufferedReader(Counting(path)))
+    monkeypatch.setattr("client.audit.os.fdopen", lambda file, _: io.BufferedReader(Counting(file)))
     append(tmp_path, "sent", {})
     assert 0 < num_read < 300_000 < len(written)
     newest = AuditLog(tmp_path).newest_first()
@@ -191,3 +203,128 @@ def test_a_disk_that_takes_nothing_is_one_line(log: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("client.audit.os.write", full)
     with pytest.raises(AuditError, match=r"audit\.jsonl cannot be written or read: No space left on device"):
         append(log, "sent", {})
+
+
+def test_backwards_a_line_that_was_taken_out_is_seen_though_none_of_its_kind_is_asked_for(log: Path) -> None:
+    content = lines(log)
+    rewrite(log, [content[0], content[1], content[3]])
+    with pytest.raises(AuditError, match="a line was changed or damaged, or one was taken out"):
+        list(AuditLog(log).newest_first(holding=b'"round": 0'))
+
+
+def test_backwards_lines_that_were_taken_out_at_the_beginning_are_seen(log: Path) -> None:
+    rewrite(log, lines(log)[2:])
+    found = AuditLog(log).newest_first()
+    assert [next(found).number for _ in range(2)] == [4, 3]
+    with pytest.raises(AuditError, match="taken out at its beginning"):
+        next(found)
+
+
+@pytest.mark.parametrize("name", [AUDIT_FILE, "audit.lock"])
+@pytest.mark.parametrize("what", ["link", "hard link", "dangling link", "pipe", "folder"])
+def test_what_is_no_plain_file_is_neither_written_nor_waited_for(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    private, other = tmp_path / "private", tmp_path / "reports.csv"
+    private.mkdir()
+    other.write_text("uid,report\n")
+    place = private / name
+    if what == "link":
+        place.symlink_to(other)
+    elif what == "hard link":
+        place.hardlink_to(other)
+    elif what == "dangling link":
+        place.symlink_to(tmp_path / "paused")
+    elif what == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    with pytest.raises(AuditError, match="cannot be written or read"):
+        append(private, "sent", {})
+    if name == AUDIT_FILE:
+        with pytest.raises(AuditError, match="cannot be written or read"):
+            read_log(private)
+    assert other.read_text() == "uid,report\n"
+    assert not (tmp_path / "paused").exists()
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> tuple[Path, Path]:
+    """A log of three entries whose end is noted, and the note."""
+    private, end = tmp_path / "private", tmp_path / "state" / END_FILE
+    for number in range(3):
+        with writing(private, end) as log:
+            log.append("sent", {"round": number})
+    return private, end
+
+
+@pytest.mark.parametrize("how", ["removed", "cut", "anew"])
+def test_a_log_without_the_end_that_was_noted_takes_no_entry(noted: tuple[Path, Path], how: str) -> None:
+    private, end = noted
+    content = lines(private)
+    (private / AUDIT_FILE).unlink()
+    if how == "cut":
+        rewrite(private, content[:2])
+    elif how == "anew":
+        for number in range(4):
+            append(private, "sent", {"round": 10 + number})
+    before = read_log(private)
+    told = "does not hold entry 3, which this node wrote last"
+    with pytest.raises(AuditError, match=told), writing(private, end):
+        raise AssertionError("the log was given out")
+    assert read_log(private) == before
+
+
+def test_entries_of_others_may_follow_the_end_that_was_noted(noted: tuple[Path, Path]) -> None:
+    private, end = noted
+    append(private, "forget-begun", {})
+    append(private, "forget-done", {})
+    with writing(private, end) as log:
+        log.append("sent", {"round": 3})
+    rewrite(private, lines(private)[:5])
+    told = "ends with entry 5 and does not hold entry 6"
+    with pytest.raises(AuditError, match=told), writing(private, end):
+        raise AssertionError("the log was given out")
+
+
+def test_a_log_whose_end_was_never_noted_is_taken_as_it_is(log: Path, tmp_path: Path) -> None:
+    end = tmp_path / "state" / END_FILE
+    with writing(log, end) as opened:
+        opened.append("sent", {})
+    assert json.loads(end.read_text())["number"] == 5
+
+
+def test_a_loss_that_the_admin_accepts_is_an_entry_and_the_log_goes_on(noted: tuple[Path, Path]) -> None:
+    private, end = noted
+    assert accept_end(private, end) is None
+    last = read_log(private)[-1]
+    rewrite(private, lines(private)[:1])
+    accepted = accept_end(private, end)
+    assert accepted is not None
+    held = read_log(private)
+    assert [entry.kind for entry in held] == ["sent", "end-accepted"]
+    assert held[1] == accepted
+    assert accepted.fields == {
+        "noted": {"number": 3, "digest": last.digest},
+        "held": {"number": 1, "digest": held[0].digest},
+    }
+    with writing(private, end) as log:
+        log.append("sent", {})
+    assert len(read_log(private)) == 3
+
+
+def test_a_log_that_was_changed_is_not_accepted(noted: tuple[Path, Path]) -> None:
+    private, end = noted
+    rewrite(private, [lines(private)[0], lines(private)[2]])
+    with pytest.raises(AuditError, match="line 2 holds entry 3"):
+        accept_end(private, end)
+    with pytest.raises(AuditError, match="a line was changed or damaged, or one was taken out"):
+        list(AuditLog(private, end).newest_first())
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"number": "3"}', "{"])
+def test_a_damaged_note_stops_the_log(noted: tuple[Path, Path], content: str) -> None:
+    private, end = noted
+    end.write_text(content)
+    with pytest.raises(AuditError, match="is damaged"), writing(private, end):
+        pass
