@@ -14,7 +14,7 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from client.site import TOKENS
+from client.folders import TOKENS
 from climb_model.data.folders import list_sites
 from climb_model.data.synthetic import CENTRAL, make_hospitals
 from climb_model.progress import Silent

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.folders import LOCK, SCRATCH
 from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
 from client.state import PrivateState, StateError, load_private, save_state, state_before
 from client.summary import data_summary
@@ -119,7 +120,7 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict, stat
         round=round,
         global_step=global_step,
         on_step=lambda step, steps, loss: watcher.site_progress(site.name, round, step, steps, loss),
-        scratch=site.private,
+        scratch=site.private / SCRATCH,
     )
     sent = reply_of(shared_state(model), begin, payload, sender=f"site '{site.name}'")
     record_exams(site.private / study, exams, round)
@@ -159,7 +160,7 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(settings.seed, name, message.metadata.message_type))
             with only_process(
-                site.private / "lock",
+                site.private / LOCK,
                 what=f"works with the exams of site '{name}'",
                 wait_s=settings.federation.round_timeout_s,
             ):

@@ -162,6 +162,9 @@ def add_check(tool: Tool) -> None:
         "--policy", type=Path, metavar="FILE", help="the site's policy, for the fewest exams behind an update"
     )
     parser.add_argument(
+        "--node", type=Path, metavar="DIR", help="the site's node: its private folder, weights and policy"
+    )
+    parser.add_argument(
         "--server", type=_web_address, metavar="URL", help="compare this machine's clock with that server's"
     )
     parser.add_argument(
@@ -192,6 +195,13 @@ def _web_address(text: str) -> str:
 def _check(arguments: argparse.Namespace) -> int:
     site = existing_folder(arguments.site, "SITE_DIR")
     weights = None if arguments.weights is None else existing_folder(arguments.weights, "--weights")
+    private, policy = arguments.private, arguments.policy
+    if arguments.node is not None:
+        from client.node.settings import NodePaths, read_node
+
+        node = read_node(arguments.node)
+        private, weights = private or node.private, weights or node.weights
+        policy = policy or NodePaths(arguments.node).policy
     settings = load_settings(arguments.preset, arguments.overrides)
     from client.check import progress_bar, show
     from client.egress.policy import read_policy
@@ -200,12 +210,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
     options = Options(
         weights=weights,
-        private=arguments.private,
+        private=private,
         server=arguments.server,
         server_exams=arguments.server_exams,
         quick=arguments.quick,
         workers=arguments.workers,
-        min_exams=MIN_EXAMS if arguments.policy is None else read_policy(arguments.policy).minimum.exams,
+        min_exams=MIN_EXAMS if policy is None else read_policy(policy).minimum.exams,
     )
     with progress_bar() as on_file:
         result = check_site(site, settings, options, on_file)
@@ -231,12 +241,19 @@ def add_forget(tool: Tool) -> None:
         metavar="DIR",
         help="private folder or run folder to search too; may be given again",
     )
+    parser.add_argument(
+        "--node", type=Path, metavar="DIR", help="the site's node, whose private folder is searched too"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
 
 
 def _forget(arguments: argparse.Namespace) -> int:
     site = existing_folder(arguments.site, "--site")
     private = [existing_folder(folder, "--private") for folder in arguments.private]
+    if arguments.node is not None:
+        from client.node.settings import read_node
+
+        private.append(existing_folder(read_node(arguments.node).private, "private of the node's site.yaml"))
     from client.forget import exam_of_accession, exams_of_patient, forget, to_lines
 
     names = [arguments.exam]
@@ -247,5 +264,8 @@ def _forget(arguments: argparse.Namespace) -> int:
     for name in names:
         print("\n".join(to_lines(forget(name, site, private, dry_run=arguments.dry_run))))
     if not private:
-        print("run folders were not searched: give each that trained on this site as --private")
+        print(
+            "private folders of a node and run folders were not searched: give --node, and each run folder "
+            "that trained on this site as --private"
+        )
     return DONE

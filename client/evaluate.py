@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.site import TOKENS
+from client.folders import TOKENS
 from client.train import Say, site_of_run
 from client.trained_exams import forgotten_notice
 from climb_model.evaluation.evaluate import Evaluation, evaluate, write_evaluation

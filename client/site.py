@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from client.folders import SITE_LOG, TOKENS
 from climb_model.encoders import frozen_encoders
 from climb_model.model.frozen import FrozenEncoders
 from climb_model.prepare import ExamSet, prepare_watched, read_exams
@@ -18,9 +19,6 @@ from climb_model.runs import check_name
 from climb_model.training.devices import AUTO, parse_devices
 from configs.errors import UserError
 from configs.schema import Settings
-
-TOKENS = "tokens"
-"""Slice tokens of a site, below its private folder."""
 
 VARIABLE = "CLIMB_SITES"
 """Environment variable that names a JSON file with the virtual sites of a simulation, sorted by name."""
@@ -58,8 +56,9 @@ class Site:
 
     def say(self, line: str, *, fault: bool = False) -> None:
         """Tell the site's own admin: in `site.log` of the private folder, faults also on the screen."""
-        self.private.mkdir(parents=True, exist_ok=True)
-        with (self.private / "site.log").open("a", encoding="utf-8") as log:
+        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(self.private / SITE_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(file, "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} process {os.getpid()}: {line}\n")
         if fault:
             screen.error("%s", line)

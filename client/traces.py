@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from client.folders import SITE_LOG
 from client.trained_exams import EXAMS_FILE, trained_exams
 from climb_model.atomic import write_atomic
 from climb_model.data.folders import UKA_KEYS, UKA_SIDES
@@ -236,7 +237,7 @@ def _private_tables(files: Sequence[Path], asked: Asked) -> Iterator[Trace]:
     for path in files:
         if path.name == "predictions.csv":
             yield from _rows(path, partial(_without, column="uid", names=asked.names))
-        elif path.name == "site.log":
+        elif path.name in (SITE_LOG, f"{SITE_LOG}.1"):
             lines = path.read_text("utf-8", errors="surrogateescape").splitlines(keepends=True)
             kept = [line for line in lines if not asked.in_text(line)]
             if len(kept) < len(lines):

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from client.alone import Stand, rounds_alone
+from client.folders import SCRATCH, TOKENS
 from client.rounds import Training
-from client.site import TOKENS, Site, exams_of
+from client.site import Site, exams_of
 from client.trained_exams import forgotten_notice
 from climb_model.atomic import write_text_atomic
 from climb_model.checkpoints import newest_checkpoint
@@ -155,7 +156,7 @@ def _train(training: Training) -> dict[str, object]:
             run.settings,
             start=start,
             devices=site.devices,
-            scratch=site.private,
+            scratch=site.private / SCRATCH,
             on_step=lambda *told: watcher.site_progress(site.name, *told),
         )
         for report, stand in rounds:

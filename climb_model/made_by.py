@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import platform
+import tomllib
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PROGRAM = "climb-federated"
+_PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 UNKNOWN = "unknown"
-"""The version where the program runs without being installed, as in a bundle of Flower's."""
-
+"""The version where nothing tells it."""
 
 LIBRARIES = ("torch", "flwr", "transformers", "x-transformers")
 """Whose versions the parties of a study tell each other."""
 
 
 def program_version() -> str:
-    """The version of this program, or `UNKNOWN`."""
+    """The version of the code that runs, or `UNKNOWN`.
+
+    A checkout, an image and a bundle hold their `pyproject.toml` beside the packages: an approved bundle
+    is of its own version, whatever is installed. Without one the version is that of the installation.
+    """
+    try:
+        project = tomllib.loads(_PROJECT.read_text("utf-8"))["project"]
+        if project["name"] == PROGRAM:
+            return str(project["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # of an installation, in whose folder the file is not there or another program's
     return _version_of(PROGRAM)
 
 

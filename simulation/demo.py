@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from client.alone import Stand, rounds_alone
-from client.site import TOKENS
+from client.folders import TOKENS
 from climb_model.data.folders import list_sites
 from climb_model.data.synthetic import CENTRAL, RECORD, make_hospitals
 from climb_model.encoders import frozen_encoders

@@ -56,14 +56,15 @@ def _add_preview(tool: Tool) -> None:
 
 
 def _preview(arguments: argparse.Namespace) -> int:
-    from client.node.settings import NodePaths, read_node
+    from client.node.settings import NodeError, NodePaths, read_node
 
     folder = _node(arguments)
     node, paths = read_node(folder), NodePaths(folder)
-    from client.egress.policy import certificate_digest
     from client.egress.policy_text import tensor_text
     from client.egress.preview import last_message, preview, shared_tensors
     from client.egress.show import show_foreseen, to_dict
+    from client.node.weights import missing_weights
+    from climb_model.kit import certificate_sha256
 
     last = last_message(node.private, arguments.study)
     preset = arguments.preset or (last and last.preset)
@@ -73,12 +74,14 @@ def _preview(arguments: argparse.Namespace) -> int:
     if arguments.tensors:
         print(tensor_text(shared_tensors(settings)))
         return DONE
+    if lacking := missing_weights(settings, node.weights):
+        raise NodeError(f"preset {preset}: {lacking}; weights of site.yaml names the folder of model folders")
     messages = preview(
         settings,
         node.node_config(),
         paths.policy,
         study=arguments.study or (last.study if last else "preview"),
-        coordinator=certificate_digest(paths.ca.read_text("utf-8")),
+        coordinator=certificate_sha256(paths.ca.read_text("utf-8")),
         last=last,
     )
     if arguments.json:

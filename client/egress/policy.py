@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -117,7 +115,7 @@ def default_policy(coordinators: Iterable[str]) -> Policy:
     """What a site begins with: what this version sends, without shared generators, for these coordinators.
 
     Args:
-        coordinators: SHA-256 of their authorities' certificates, as `certificate_digest` gives it.
+        coordinators: SHA-256 of their authorities' certificates, as `certificate_sha256` gives it.
 
     Raises:
         PolicyFileError: if one is no SHA-256.
@@ -152,18 +150,6 @@ def default_policy(coordinators: Iterable[str]) -> Policy:
         rounds_per_day=100,
         minimum=Minimum(),
     )
-
-
-def certificate_digest(pem: str) -> str:
-    """SHA-256 of a certificate in PEM, over its DER form: 64 hexadecimal digits.
-
-    Raises:
-        PolicyFileError: if it is no PEM certificate.
-    """
-    try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
-    except ValueError:
-        raise PolicyFileError("the authority's certificate is no PEM certificate") from None
 
 
 def read_policy(path: Path) -> Policy:

@@ -80,7 +80,7 @@ def show_log(entries: Sequence[AuditEntry], console: Console | None = None) -> N
         ("bytes", True),
     ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("what", ratio=1)
+    table.add_column("what", ratio=1, overflow="fold")
     for entry in entries:
         table.add_row(*map(Text, _cells(entry)))
     _wide(console).print(table)

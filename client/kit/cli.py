@@ -45,7 +45,12 @@ def _add_join(tool: Tool) -> None:
         metavar="DIR",
         help="folder of private weights, slice tokens and the audit log; else private in the node's folder",
     )
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model folders; else the hub")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="folder of model folders; else only presets whose encoders are built in (debug, demo)",
+    )
     parser.add_argument(
         "--devices", default="auto", metavar="LIST", help="auto (the default), cpu, or such as cuda:0,cuda:1"
     )

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client.audit import append
 from client.egress.policy import default_policy, write_policy
 from client.node.bundle import bundle_digest, own_files
+from client.node.private import open_to_others
 from client.node.settings import NodePaths, NodeSettings, write_node
 from climb_model.atomic import write_atomic
 from climb_model.kit import (
@@ -76,15 +77,15 @@ def join(
 
     Raises:
         KitError: if the kit is none, was changed, has expired, or needs a newer program.
-        UsageError: if there is a node already, or the private folder is the data folder.
+        UsageError: if there is a node already, or the private folder is not one of its own, or open to
+            others.
     """
     kit = _usable_kit(kit_file, datetime.now(UTC) if now is None else now)
     paths = NodePaths(node.resolve())
     if paths.settings.exists():
         raise UsageError(f"{node} is a site's node already: climb-site leave comes first, or another --node")
     private = paths.folder / PRIVATE if private is None else private.resolve()
-    if private == data.resolve():
-        raise UsageError(f"--private must be another folder than --data, got {private} twice")
+    _check_private(private, paths, data.resolve())
     for folder in (paths.folder, paths.state, private):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     paths.folder.chmod(0o700)
@@ -117,6 +118,23 @@ def join(
         request_file=request_file,
         notices=_notices(kit, private, data.resolve()),
     )
+
+
+def _check_private(private: Path, paths: NodePaths, data: Path) -> None:
+    """Refuse a private folder that is not one of its own, or that others may open; an empty one is closed."""
+    if private == data:
+        raise UsageError(f"--private must be another folder than --data, got {private} twice")
+    for inner, what in ((data, "--data"), (paths.folder, "--node")):
+        if inner.is_relative_to(private):
+            raise UsageError(f"--private must be a folder of its own, {what} lies in {private}")
+    if private.is_relative_to(paths.state):
+        raise UsageError(f"--private must not lie in the node's state, got {private}")
+    if not private.is_dir():
+        return
+    if not any(private.iterdir()):
+        private.chmod(0o700)
+    elif line := open_to_others(private):
+        raise UsageError(f"--private {line}")
 
 
 def _usable_kit(path: Path, now: datetime) -> Kit:

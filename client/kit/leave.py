@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.audit import AUDIT_FILE, append
+from client.folders import LOCK, SCRATCH, SITE_LOG, TOKENS
 from client.node.settings import NodePaths, read_node
 from climb_model.kit import REQUEST_SUFFIX
 from climb_model.lock import only_process
@@ -23,9 +24,8 @@ NOT_UNLEARNED = (
 """What leaving does not do."""
 
 _STUDY_FILE = re.compile(r"(round-\d+\.pt|exams\.json|forgotten\.json)(\.unfinished)?")
-_PRIVATE_FILES = ("site.log", "lock")
-_PRIVATE_FOLDERS = ("tokens",)
-_EXCHANGE = "climb-train-*"
+_PRIVATE_FILES = (SITE_LOG, f"{SITE_LOG}.1", LOCK)
+_PRIVATE_FOLDERS = (TOKENS, SCRATCH)
 _AUDIT = (AUDIT_FILE, "audit.lock")
 
 
@@ -101,7 +101,7 @@ def _private(folder: Path) -> Iterator[Path]:
         if path.is_symlink():
             continue
         if path.is_dir():
-            if path.name in _PRIVATE_FOLDERS or path.match(_EXCHANGE):
+            if path.name in _PRIVATE_FOLDERS:
                 yield path
             else:
                 yield from (file for file in sorted(path.iterdir()) if _STUDY_FILE.fullmatch(file.name))

@@ -82,6 +82,7 @@ def _limit(order: dict[str, Any]) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH, signal.SIGKILL)
     if os.getppid() != order["parent"]:
         raise SystemExit("the gate has ended")
+    os.umask(0o077)  # private weights are their owner's alone
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold reports
     os.nice(order["nice"])
     if order["num_threads"]:

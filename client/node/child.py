@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.node.app_process import WRONG_CODE
+from client.node.private import writable_places
 from client.node.runtime import Received
-from client.node.settings import NodeSettings
+from client.node.settings import NodeError, NodeSettings
+from climb_model.supervisor import LOG_BYTES
 
-LOG_BYTES = 10_000_000
 MAX_REPLY = 1_000_000_000
 """Bytes of a reply that are read; the site's policy allows far fewer."""
 
@@ -72,8 +73,11 @@ def run_app(
         ended: asked all the time; a line ends the process and is the outcome.
     """
     log = state / "app.log"
-    settings.private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(received, settings, root, folder, hidden=state.parent)
+    try:
+        places = writable_places(settings.private, str(received.context.run_config.get("study", "")))
+    except NodeError as error:
+        return Outcome(None, line=str(error))
+    _write(received, settings, root, folder, places, hidden=state.parent)
     _rotate(log)
     command = [sys.executable, "-I", "-B", str(_SCRIPT), str(folder)]
     with log.open("ab") as output:
@@ -113,13 +117,21 @@ def seconds_left(received: Received) -> float:
     return min(metadata.ttl, metadata.created_at + metadata.ttl - time.time())
 
 
-def _write(received: Received, settings: NodeSettings, root: Path, folder: Path, *, hidden: Path) -> None:
+def _write(
+    received: Received,
+    settings: NodeSettings,
+    root: Path,
+    folder: Path,
+    places: Iterable[Path],
+    *,
+    hidden: Path,
+) -> None:
     quotas = settings.quotas
     order = {
         "root": str(root),
         "hidden": str(hidden),
         "readable": [str(path) for path in (settings.data, settings.weights) if path is not None],
-        "writable": [str(settings.private)],
+        "writable": [str(place) for place in places],
         "parent": os.getpid(),
         "task_id": TaskIdentity.task_id,
         "message_id": received.message.metadata.message_id,

@@ -49,6 +49,9 @@ def _add_start(tool: Tool) -> None:
 
 def _start(arguments: argparse.Namespace) -> int:
     paths = _paths(arguments)
+    from client.node.environment import set_environment
+
+    set_environment(paths.flower_home)
     from client.node.start import start_node
 
     start_node(paths.folder, lambda line: print(line, flush=True))
@@ -114,7 +117,7 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_status_lines(found, running=running, paused=paused_line(paths.paused))))
         for one in waiting:
-            print(f"a changed program waits: climb-site approve {one.digest[:12]} --diff")
+            print(f"a changed program waits: climb-site approve {one.digest} --diff")
     return DONE if connected else FAILED
 
 
@@ -161,7 +164,7 @@ def _add_approve(tool: Tool) -> None:
         "approve", _approve, does="let a changed program of the study run here, or see how it differs"
     )
     parser.add_argument(
-        "hash", nargs="?", metavar="HASH", help="digest of its files, 8 digits at least; as status shows it"
+        "hash", nargs="?", metavar="HASH", help="digest of its files as status shows it, all 64 digits; for --diff 8 do"
     )
     parser.add_argument("--diff", action="store_true", help="show the changed text; approves nothing")
     parser.add_argument("--list", action="store_true", help="show what waits and what is approved")
@@ -187,9 +190,10 @@ def _approve(arguments: argparse.Namespace) -> int:
     elif arguments.diff:
         _diff(approvals, arguments.hash)
     else:
-        _show_difference(approvals, arguments.hash)
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        print(f"approved: {approvals.approve(arguments.hash, moment)}, from the next message on")
+        digest = approvals.approve(arguments.hash, moment)
+        _show_difference(approvals, digest)
+        print(f"approved: {digest}, from the next message on")
     return DONE
 
 
@@ -206,8 +210,7 @@ def _list(approvals: Approvals) -> None:
         print("no changed program waits, none is approved")
 
 
-def _show_difference(approvals: Approvals, prefix: str) -> None:
-    digest = approvals.find(prefix)
+def _show_difference(approvals: Approvals, digest: str) -> None:
     for one in approvals.waiting():
         if one.digest == digest:
             lines = one.difference.lines()
@@ -219,5 +222,7 @@ def _show_difference(approvals: Approvals, prefix: str) -> None:
 def _diff(approvals: Approvals, prefix: str) -> None:
     from client.node.bundle import contents_of_fab, own_contents, unified_diff
 
-    theirs = contents_of_fab(approvals.content(approvals.find(prefix)))
+    digest = approvals.find(prefix)
+    theirs = contents_of_fab(approvals.content(digest))
     print("\n".join(unified_diff(own_contents(), theirs)))
+    print(f"to let it run: climb-site approve {digest}")

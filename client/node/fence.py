@@ -32,6 +32,19 @@ def version() -> int:
     return max(0, _call(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION)))
 
 
+def gaps() -> str:
+    """What this kernel does not keep the app from, as the end of a sentence; '' if nothing that matters.
+
+    Connections are refused by the filter of system calls too, so that it does not matter what is there.
+    """
+    known = version()
+    if known < 2:
+        return "has no Landlock: the training process can read and change what this user can"
+    if known < 3:
+        return "is older than 6.2: the training process can empty files of this user, the audit log too"
+    return ""
+
+
 def fence_in(
     hidden: Path, *, readable: Iterable[Path], writable: Iterable[Path], connects: bool = False
 ) -> bool:
@@ -40,7 +53,7 @@ def fence_in(
     Args:
         hidden: folder whose files are not to be read: the node's, with key, secret and policy.
         readable: what may be read even within it.
-        writable: folders that may be read and changed.
+        writable: folders and files that may be read and changed; a folder that holds one is not.
         connects: leaves TCP as it is.
 
     Returns:

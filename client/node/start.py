@@ -14,13 +14,16 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from client.egress.egress import Egress
+from client.egress.policy import read_policy
+from client.node import seccomp
 from client.node.checks import check_node
-from client.node.fence import version
+from client.node.fence import gaps
 from client.node.gate import Gate
 from client.node.runtime import FlowerRuntime
 from client.node.server_check import ServerCheck, check_server
 from client.node.settings import NodeError, NodePaths, NodeSettings, read_node
 from client.node.status import NodeStatus, StatusFile
+from client.node.weights import lacking_weights
 from climb_model.lock import only_process
 from climb_model.made_by import program_version
 from climb_model.supervisor import LOG_BYTES, Service, Supervisor, end_left_behind
@@ -36,20 +39,10 @@ LEAVE_S = 6.0
 """Seconds that the last refusal may take to leave when the node is stopped."""
 
 _NOT_DUMPABLE = 4
-_OURS = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "no_proxy": "127.0.0.1,localhost",
-}
 
 
 def start_node(folder: Path, say: Callable[[str], None]) -> None:
-    """Run a site's node until SIGTERM or SIGINT.
+    """Run a site's node until SIGTERM or SIGINT, in the environment of `set_environment`.
 
     Args:
         folder: the node's, as `climb-site join` made it.
@@ -62,6 +55,7 @@ def start_node(folder: Path, say: Callable[[str], None]) -> None:
     paths = NodePaths(folder.resolve())
     settings = read_node(paths.folder)
     coordinator = check_node(paths, settings)
+    os.umask(0o077)  # what the node writes is its owner's alone
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with only_process(paths.lock, what=f"runs the node of site '{settings.name}'", wait_s=1.0):
         _Node(paths, settings, coordinator, say).run()
@@ -75,9 +69,7 @@ class _Node:
     ) -> None:
         self._paths, self._settings, self._screen = paths, settings, say
         self._stop, self._gate_ended = threading.Event(), threading.Event()
-        home = str(paths.flower_home)
-        os.environ.update(_OURS | {"FLWR_HOME": home})  # for the gate's own calls on loopback too
-        end_left_behind("FLWR_HOME", home)
+        end_left_behind("FLWR_HOME", str(paths.flower_home))
         port = _free_port()
         self._log = paths.state / "supernode.log"
         self._supervisor = Supervisor(
@@ -114,8 +106,15 @@ class _Node:
         """Until a signal comes or the gate ends."""
         ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0)  # no other process of this user reads the secret here
         self._say(f"site '{self._settings.name}' starts; its program's bundle is {self._gate.digest[:12]}")
-        if not version():
-            self._say("this kernel has no Landlock: the training process can read what this user can")
+        if gap := gaps():
+            self._say(f"this kernel {gap}")
+        if not seccomp.is_there():
+            self._say(
+                "this machine takes no filter of system calls: the training process can open connections, "
+                "change modes of this user's files and leave processes behind"
+            )
+        if lacking := lacking_weights(read_policy(self._paths.policy).presets, self._settings.weights):
+            self._say(lacking)
         gate = threading.Thread(target=self._run_gate, name="gate")
         watch = threading.Thread(target=self._run_watch, name="watch", daemon=True)
         with _signals(self._stop):
@@ -158,14 +157,18 @@ class _Node:
         """Look at the SuperNode and, while it is not let in, at the server; say what is new."""
         looked, told = 0.0, ""
         while not self._stop.is_set():
-            status = self._status.now()
-            if (status.connected_since is None and time.monotonic() - looked >= SERVER_S) or not looked:
+            before = self._status.now().connected_since
+            if (before is None and time.monotonic() - looked >= SERVER_S) or not looked:
                 self._check, looked = check_server(self._settings.server, self._paths.ca), time.monotonic()
-                if self._check.problem and self._check.problem != told:
-                    self._say(told := self._check.problem)
             self._status.supernode(self._supervisor.states()[SUPERNODE], self._log, self._check)
-            if status.connected_since is None and self._status.now().connected_since is not None:
+            now = self._status.now()
+            if before is None and now.connected_since is not None:
                 self._say(f"connected to {self._settings.server}")
+                self._check, told = None, ""  # it was of another time
+            elif before is not None and now.connected_since is None:
+                looked = 0.0
+            if now.problem and now.problem != told:
+                self._say(told := now.problem)
             self._stop.wait(LOOK_S)
 
     def _command(self, port: int) -> list[str]:

@@ -17,9 +17,37 @@ from climb_model.supervisor import ServiceState
 
 _CONNECTED = "SuperNode ID:"
 _STARTED = "Starting Flower SuperNode"
-_EXIT = re.compile(r"Exit Code: (\d+)")
-_UNKNOWN_KEY = ("Invalid SuperNode authentication", "No SuperNode found", "401 Unauthorized")
+_PROCESS = "Started server process ["
+_ENDED_WELL = "SuperNode terminated gracefully"
+_NOT_ACTIVATED = "[code: 2004]"
+_NO_TRUST = ("SSL/TLS handshake error", "CERTIFICATE_VERIFY_FAILED")
+_TRIES, _TRIED = "Connection attempt failed, retrying", "Connection successful after"
+_REASON = re.compile(
+    r"Exit Code: (\d+)\s+(?:Failed to initialize the connection to the SuperLink\.\s+)?([^\n]*)"
+)
+_MAX_REASON = 150
 _LOG_TAIL = 200_000
+
+_REVOKED = (
+    "the server no longer accepts this site's key: the coordinator revoked it, or its server has lost it; "
+    "ask the coordinator"
+)
+_NOT_ADMITTED = (
+    "the server does not know this site's key: not admitted yet, or revoked; send the request of "
+    "climb-site join to the coordinator, or ask"
+)
+_STILL_KNOWN = (
+    "the server holds this site for connected still: for about 60 s after a SuperNode ended without a word "
+    "this is normal; later, ask the coordinator whether this site is admitted"
+)
+_NO_SIGNATURE = (
+    "the server refused this site's signature: its clock differs from the server's, or node.key is not the "
+    "key that was admitted; compare the fingerprint with the coordinator"
+)
+_NOT_TRUSTED = (
+    "the SuperNode does not trust the server's certificate: this site trusts its ca.crt alone; ask the "
+    "coordinator, or a proxy in between opens the connection"
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +110,7 @@ class StatusFile:
 
     def __init__(self, path: Path, first: NodeStatus) -> None:
         self._path, self._now = path, first
+        self._let_in: int | None = None
         self._lock = threading.Lock()
         self._update()
 
@@ -105,14 +134,18 @@ class StatusFile:
 
     def supernode(self, state: ServiceState, log: Path, check: ServerCheck | None) -> None:
         """How the SuperNode is, by its process and its log, and what the last look at the server found."""
-        connected = state.pid is not None and is_connected(log)
+        sessions = _sessions(log)
+        present = _present(sessions, state.pid)
         with self._lock:
+            if state.pid is None or (present is not None and _CONNECTED in present):
+                self._let_in = state.pid  # remembered: its first lines may be gone from a long log
+            connected = state.pid is not None and self._let_in == state.pid and not _retries(sessions)
             now = self._now
             since = now.connected_since or time.time()
             self._now = replace(
                 now,
                 connected_since=since if connected else None,
-                problem="" if connected else _problem(state, log, check),
+                problem="" if connected else _problem(state, sessions, check),
                 clock_offset_s=now.clock_offset_s if check is None else check.offset_s,
                 restarts=state.restarts,
                 last_exit=state.last_exit,
@@ -140,33 +173,56 @@ def read_status(path: Path) -> NodeStatus | None:
         return None
 
 
-def is_connected(log: Path) -> bool:
-    """Whether the newest SuperNode in this log has been let in by the server."""
-    return _CONNECTED in _newest(log)
-
-
-def _newest(log: Path) -> str:
-    """What the newest SuperNode wrote."""
+def _sessions(log: Path) -> list[str]:
+    """What each SuperNode wrote that the log's end still holds, the newest last."""
     if not log.is_file():
-        return ""
+        return []
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL))
         text = file.read().decode("utf-8", "replace")
-    return text[text.rfind(_STARTED) :] if _STARTED in text else text
+    return [each for each in text.split(_STARTED) if each.strip()]
 
 
-def _problem(state: ServiceState, log: Path, check: ServerCheck | None) -> str:
+def _present(sessions: list[str], pid: int | None) -> str | None:
+    """What the SuperNode of this process wrote; None if it wrote nothing yet."""
+    return sessions[-1] if pid is not None and sessions and f"{_PROCESS}{pid}]" in sessions[-1] else None
+
+
+def _retries(sessions: list[str]) -> bool:
+    """Whether the newest SuperNode tries to reach the server in vain."""
+    return bool(sessions) and sessions[-1].rfind(_TRIES) > sessions[-1].rfind(_TRIED)
+
+
+def _problem(state: ServiceState, sessions: list[str], check: ServerCheck | None) -> str:
     """Why there is no connection, the likeliest cause first."""
     if check is not None and check.problem:
         return check.problem
+    if state.pid is not None and _retries(sessions):
+        return "the connection to the server is lost; the SuperNode tries again"
     if state.last_exit is None:
         return ""
-    code = _EXIT.search(text := _newest(log))
-    if any(words in text for words in _UNKNOWN_KEY):
-        return "the server does not know this site's key: not admitted yet, or revoked; ask the coordinator"
-    if code is not None and code[1] == "305":
-        return (
-            "the server did not let the SuperNode in: for about 60 s after one ended without a word this is "
-            "normal; later, ask the coordinator whether this site is admitted"
-        )
-    return f"the SuperNode ended with exit code {state.last_exit}; its log says more: {log}"
+    just_started = state.pid is not None and bool(sessions) and _PROCESS not in sessions[-1]
+    ended = sessions[:-1] if just_started or _present(sessions, state.pid) else sessions
+    return _why_ended(ended) or (
+        f"the SuperNode ended with exit code {state.last_exit}; supernode.log of the node's state says more"
+    )
+
+
+def _why_ended(sessions: list[str]) -> str:
+    """Why the newest of some SuperNodes ended, by its own words; '' if they tell nothing."""
+    if not sessions:
+        return ""
+    *before, last = sessions
+    if any(words in last for words in _NO_TRUST):
+        return _NOT_TRUSTED
+    if _NOT_ACTIVATED in last:  # of an unknown key, and of a site that is held for connected
+        earlier = next((each for each in reversed(before) if _CONNECTED in each), None)
+        if earlier is None:
+            return _NOT_ADMITTED
+        return _REVOKED if _ENDED_WELL in earlier else _STILL_KNOWN
+    if _ENDED_WELL in last:  # Flower ends so at once when a signature is not accepted
+        return _REVOKED if _CONNECTED in last else _NO_SIGNATURE
+    if reason := _REASON.search(last):
+        text = "".join(sign if sign.isprintable() else " " for sign in reason[2])[:_MAX_REASON]
+        return f"the SuperNode ended with Flower's exit code {reason[1]}: {text or 'no reason given'}"
+    return ""

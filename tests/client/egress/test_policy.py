@@ -13,7 +13,6 @@ import yaml
 from client.egress.policy import (
     Minimum,
     PolicyFileError,
-    certificate_digest,
     default_policy,
     read_policy,
     write_policy,
@@ -168,18 +167,3 @@ def test_exact_tensors_can_be_put_into_the_file(file: Path) -> None:
         spec = shared_spec(build_model(load_settings("debug")))
     pinned = yaml.safe_load(tensor_text(spec))
     assert read_policy(edited(file, **pinned)).tensors == spec
-
-
-PEM = """-----BEGIN CERTIFICATE-----
-AAECAw==
------END CERTIFICATE-----
-"""
-
-
-def test_a_certificates_digest_is_that_of_its_der_form() -> None:
-    # sha256 of the bytes 0, 1, 2, 3
-    assert (
-        certificate_digest(f"\n{PEM}\n") == "054edec1d0211f624fed0cbca9d4f9400b0e491c43742af2c5b0abebf0c990d8"
-    )
-    with pytest.raises(PolicyFileError, match="is no PEM certificate"):
-        certificate_digest("nothing")

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from flwr.common.serde import message_to_proto
 
-from client.audit import AUDIT_FILE, read_log
+from client.audit import AUDIT_FILE, append, read_log
 from client.cli import main
 from client.egress.egress import Egress, agreed_shapes
-from client.egress.policy import Minimum, certificate_digest, default_policy, read_policy, write_policy
+from client.egress.policy import Minimum, default_policy, read_policy, write_policy
 from client.node.settings import NodeSettings, write_node
+from climb_model.kit import certificate_sha256
 
 MARKERS = ("Geheimwort", "PAT4711", "Krankenhausordner", "Privatordner", "_left", "Karzinom")
 SETTINGS = (
@@ -37,7 +38,7 @@ def node(hospital: Any, tmp_path: Path) -> Path:
         name="H", server="localhost:8443", data=hospital.folder, private=hospital.private, devices="cpu"
     )
     write_node(folder, settings)
-    write_policy(folder / "policy.yaml", replace(default_policy([certificate_digest(PEM)]), minimum=FEW))
+    write_policy(folder / "policy.yaml", replace(default_policy([certificate_sha256(PEM)]), minimum=FEW))
     return folder
 
 
@@ -61,7 +62,7 @@ def through(hospital: Any, node: Path, reply: Any, kind: str, **behind: int) -> 
         reply.content,
         behind,
         "debug",
-        certificate_digest(PEM),
+        certificate_sha256(PEM),
         agreed_shapes(reply.content),
     )
     return reply
@@ -109,6 +110,18 @@ def test_a_preview_shows_the_sites_own_refusal(hospital: Any, previewed: Any) ->
     assert code == 1
     assert "training reply" not in out
     assert "refused" in out
+
+
+def test_a_preview_of_a_preset_without_its_weights_says_so(
+    node: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["preview", "--node", str(node), "--preset", "climb"]) == 1
+    assert capsys.readouterr().err == (
+        "climb-site: preset climb: weights of 'facebook/dinov2-small' and 'GerMedBERT/medbert-512' are "
+        "missing: the node has no weights folder; weights of site.yaml names the folder of model folders\n"
+    )
 
 
 def test_the_exact_tensors_of_a_preview_fit_the_file(node: Path, previewed: Any) -> None:
@@ -188,6 +201,19 @@ def test_the_audit_log_is_shown_with_the_digest_to_note(
     assert [entry["number"] for entry in shown] == [3, 4]
     assert shown[1]["digest"] == digest
     assert shown[1]["fields"]["words"]["site"] == "H"
+
+
+def test_the_fingerprints_of_the_join_are_shown_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = f"SHA256:{'k' * 43}"
+    append(
+        tmp_path, "join", {"site": "H", "server": "server.example:8443", "ca_sha256": "c" * 64, "key": key}
+    )
+    assert audit("--private", str(tmp_path)) == 0
+    shown = "".join(line[-80:].strip() for line in capsys.readouterr().out.splitlines()[:4])
+    assert key in shown
+    assert "c" * 64 in shown
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,38 @@ def test_a_changed_certificate_is_refused(joined: Callable[..., Joined]) -> None
         joined(ca=pem)
 
 
+def test_a_private_folder_that_is_there_is_closed_or_refused(
+    joined: Callable[..., Joined], tmp_path: Path
+) -> None:
+    private = tmp_path / "kept"
+    private.mkdir(mode=0o755)
+    (private / "letter").touch()
+    with pytest.raises(UsageError, match=r"--private is open to others \(mode 0755\): chmod 700 .*/kept"):
+        joined(private=private)
+    assert not (tmp_path / "node").exists()
+    assert private.stat().st_mode & 0o777 == 0o755
+    (private / "letter").unlink()
+    joined(private=private)
+    assert private.stat().st_mode & 0o777 == 0o700
+    joined(private=private, node=tmp_path / "second")  # not empty, and closed
+
+
+@pytest.mark.parametrize(
+    ("private", "told"),
+    [
+        (".", "must be a folder of its own, --data lies in"),
+        ("node", "must be a folder of its own, --node lies in"),
+        ("node/state/private", "must not lie in the node's state"),
+    ],
+)
+def test_the_private_folder_is_one_of_its_own(
+    private: str, told: str, joined: Callable[..., Joined], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        joined(private=(tmp_path / private).resolve())
+    assert not (tmp_path / "node").exists()
+
+
 def test_the_private_folder_is_never_the_data_folder(joined: Callable[..., Joined], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--private must be another folder than --data"):
         joined(private=tmp_path / "data")

@@ -17,8 +17,9 @@ OF_ROUNDS = {
     "study/exams.json",
     "study/forgotten.json",
     "tokens/tokens-train/data",
-    "climb-train-x/meet",
+    "scratch/climb-train-x/meet",
     "site.log",
+    "site.log.1",
     "lock",
 }
 OF_OTHERS = {"pseudonym.key", "forgotten.json", "import.lock", "notes/letter.txt", "study/mine.txt"}

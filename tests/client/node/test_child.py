@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from client.audit import append, read_log
 from client.node.child import Outcome, environment, run_app, seconds_left
 from client.node.fence import version
-from client.node.settings import NodeSettings, Quotas
+from client.node.private import writable_places
+from client.node.settings import NodeError, NodeSettings, Quotas
+from climb_model.lock import only_process
+from climb_model.supervisor import LOG_BYTES
 
 REPORT = '''
 import json, os, pathlib, resource, sys
@@ -50,6 +54,7 @@ def run(
     app: str,
     ended: Callable[[], str | None] = lambda: None,
     data: str = "data",
+    private: str = "private",
     **quotas: int,
 ) -> Outcome:
     """Run an app in a process."""
@@ -61,7 +66,7 @@ def run(
         name="H",
         server="server.example:8443",
         data=tmp_path / data,
-        private=tmp_path / "private",
+        private=tmp_path / private,
         devices="cpu",
         quotas=Quotas(**quotas),
     )
@@ -118,7 +123,10 @@ facts = {{
     "unlink": tried((node / "policy.yaml").unlink),
     "data": tried((node.parent / "data" / "report").read_bytes),
     "change_data": tried(lambda: (node.parent / "data" / "report").write_text("x")),
+    "study": tried(lambda: (node.parent / "private" / "study" / "kept").write_text("x")),
+    "site_log": tried(lambda: (node.parent / "private" / "site.log").open("a").write("x")),
     "private": tried(lambda: (node.parent / "private" / "kept").write_text("x")),
+    "other_study": tried((node.parent / "private" / "other" / "round-0001.pt").unlink),
     "elsewhere": tried(lambda: (node.parent / "new").write_text("x")),
     "connect": tried(lambda: socket.create_connection(("127.0.0.1", 9), 2)),
     "signal": tried(lambda: os.kill(gate, 0)),
@@ -130,9 +138,10 @@ facts = {{
 @pytest.mark.skipif(version() < 6, reason="this kernel's Landlock is older than Linux 6.12")
 def test_the_app_reaches_its_exams_and_nothing_of_the_node(tmp_path: Path, received: Any) -> None:
     node, data = tmp_path / "node", tmp_path / "data"
-    for folder in (node / "state" / "bundles", data):
+    other = tmp_path / "private" / "other"
+    for folder in (node / "state" / "bundles", data, other):
         folder.mkdir(parents=True)
-    for path in (node / "node.key", node / "policy.yaml", data / "report"):
+    for path in (node / "node.key", node / "policy.yaml", data / "report", other / "round-0001.pt"):
         path.write_text("text")
     (node / "node.key").chmod(0o600)
     app = REPORT.replace("app = ClientApp()", FENCED.format(node=str(node)) + "\napp = ClientApp()")
@@ -144,13 +153,98 @@ def test_the_app_reaches_its_exams_and_nothing_of_the_node(tmp_path: Path, recei
         "unlink": "refused",
         "data": "done",
         "change_data": "refused",
-        "private": "done",
+        "study": "done",
+        "site_log": "done",
+        "private": "refused",
+        "other_study": "refused",
         "elsewhere": "refused",
         "connect": "refused",
         "signal": "refused",
         "memory": "refused",
     }
     assert (node / "policy.yaml").read_text() == "text"
+
+
+REWRITES = """
+import os, pathlib
+
+private = pathlib.Path({private!r})
+log, study = private / "audit.jsonl", private / "study"
+
+def tried(work):
+    try:
+        work()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+def replaced():
+    (study / "new").write_text("x")
+    os.replace(study / "new", log)
+
+def linked():
+    os.link(log, study / "link")
+    (study / "link").write_text("x")
+
+def linked_by_name():
+    os.symlink(log, study / "name")
+    (study / "name").write_text("x")
+
+facts = {{
+    "append": tried(lambda: log.open("a").write("x")),
+    "write": tried(lambda: log.write_text("x")),
+    "truncate": tried(lambda: os.truncate(log, 0)),
+    "replace": tried(replaced),
+    "rename": tried(lambda: log.rename(private / "tokens" / "audit")),
+    "rename_beside": tried(lambda: log.rename(private / "audit.old")),
+    "unlink": tried(log.unlink),
+    "link": tried(linked),
+    "symlink": tried(linked_by_name),
+    "lock": tried((private / "audit.lock").unlink),
+    "move_private": tried(lambda: private.rename(private.with_name("moved"))),
+    "move_study": tried(lambda: study.rename(private / "moved")),
+    "make": tried((private / "made").mkdir),
+}}
+"""
+
+
+@pytest.mark.skipif(version() < 3, reason="this kernel's Landlock is older than Linux 6.2")
+@pytest.mark.parametrize("within", ["private", "node/private"])
+def test_the_app_cannot_change_the_audit_log(within: str, tmp_path: Path, received: Any) -> None:
+    private = tmp_path / within
+    append(private, "join", {"site": "H"})
+    before = (private / "audit.jsonl").read_bytes()
+    app = REPORT.replace("app = ClientApp()", REWRITES.format(private=str(private)) + "\napp = ClientApp()")
+    app = app.replace("    facts = {\n", "    _ = {\n")
+    facts = found(run(tmp_path, received, app, private=within))
+    assert {name for name, what in facts.items() if what == "done"} == set()
+    assert (private / "audit.jsonl").read_bytes() == before
+    assert {path.name for path in private.iterdir()} == {
+        *("audit.jsonl", "audit.lock", "lock", "scratch", "site.log", "study", "tokens"),
+    }
+    assert [entry.kind for entry in read_log(private)] == ["join"]
+
+
+@pytest.mark.parametrize("name", ["audit.jsonl", "AUDIT.lock", "tokens", "site.log", "letter"])
+def test_a_study_does_not_bear_the_name_of_the_sites_own_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / "letter").touch()
+    with pytest.raises(NodeError, match="that is a file of the site's own"):
+        writable_places(tmp_path, name)
+
+
+def test_a_grown_log_is_put_aside_unless_somebody_works(tmp_path: Path) -> None:
+    log = tmp_path / "site.log"
+    log.write_bytes(b"x" * LOG_BYTES)
+    log.chmod(0o644)
+    with only_process(tmp_path / "lock", what="works"):
+        writable_places(tmp_path, "study")
+    assert log.stat().st_size == LOG_BYTES
+    places = writable_places(tmp_path, "study")
+    assert (log.stat().st_size, (tmp_path / "site.log.1").stat().st_size) == (0, LOG_BYTES)
+    assert {path.name: path.stat().st_mode & 0o777 for path in places} == {
+        **dict.fromkeys(("study", "tokens", "scratch"), 0o700),
+        **dict.fromkeys(("site.log", "lock"), 0o600),
+    }
 
 
 def test_only_named_variables_are_handed_on(tmp_path: Path) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.cli import main
+from client.egress.policy import default_policy, write_policy
 from client.node.bundle import Approvals, bundle_digest, files_of_fab
+from client.node.checks import check_node
 from client.node.server_check import ServerCheck
+from client.node.settings import NodeError
 from client.node.status import Answered, NodeStatus, StatusFile
+from climb_model.kit import certificate_sha256
 from climb_model.lock import only_process
 from climb_model.supervisor import ServiceState
 
@@ -33,7 +38,6 @@ def status_file(node: Any) -> StatusFile:
 
 
 RUNS = ServiceState(pid=9, since=1.0, ready=True, restarts=0, last_exit=None)
-ENDED = ServiceState(pid=None, since=1.0, ready=False, restarts=3, last_exit=1)
 
 
 def test_a_site_is_paused_and_takes_part_again(ask: Ask, node: Any) -> None:
@@ -63,7 +67,7 @@ def test_status_is_0_while_connected_and_1_otherwise(ask: Ask, node: Any, tmp_pa
         assert code == 1
         assert "not connected: the clock is wrong" in said
         assert "clock: +7.0 s" in said
-        log.write_text("INFO : Starting Flower SuperNode\nINFO : SuperNode ID: 5\n")
+        log.write_text("Starting Flower SuperNode\nStarted server process [9]\nSuperNode ID: 5\n")
         file.supernode(RUNS, log, None)
         file.answered(Answered(time.time(), "study", "train", 3, "", 400))
         file.answered(Answered(time.time(), "study", "train", 4, "site 'H': its policy", 0))
@@ -76,26 +80,9 @@ def test_status_is_0_while_connected_and_1_otherwise(ask: Ask, node: Any, tmp_pa
         values = json.loads(ask("status", "--json")[1])
         assert values["connected"] is values["running"] is True
         assert (values["last_round"], values["num_refused"], values["last_bytes"]) == (4, 1, 400)
-        log.write_text("SuperNode ID: 5\nStarting Flower SuperNode\n")  # it began anew
-        file.supernode(RUNS, log, None)
+        log.write_text("Starting Flower SuperNode\nStarted server process [8]\nSuperNode ID: 5\n")
+        file.supernode(replace(RUNS, pid=10), log, None)  # it began anew, and wrote nothing yet
         assert ask("status")[0] == 1
-
-
-@pytest.mark.parametrize(
-    ("log", "told"),
-    [
-        ("Client error '401 Unauthorized'", "does not know this site's key"),
-        ("Exit Code: 305", "for about 60 s after one ended"),
-        ("Exit Code: 302", "exit code 1; its log says more"),
-    ],
-)
-def test_the_end_of_the_supernode_is_told_in_words(log: str, told: str, node: Any, tmp_path: Path) -> None:
-    file = status_file(node)
-    path = tmp_path / "supernode.log"
-    path.write_text(f"Starting Flower SuperNode\n{log}\n")
-    file.supernode(ENDED, path, ServerCheck(answers=True, offset_s=0.0, problem=""))
-    assert told in file.now().problem
-    assert file.now().restarts == 3
 
 
 def test_a_bundle_is_looked_at_approved_and_withdrawn(
@@ -142,7 +129,34 @@ def test_start_names_what_is_not_in_order(ask: Ask, node: Any) -> None:
     node.paths.key.chmod(0o600)
     assert f"chmod 600 {node.paths.secret}" in told()
     node.paths.secret.chmod(0o600)
-    assert "no PEM certificate" in told()
+    assert "is not one certificate in PEM" in told()
+
+
+@pytest.fixture
+def ready(node: Any) -> Any:
+    """A node in whose folder all is in order."""
+    for path in (node.paths.key, node.paths.secret):
+        path.write_text("key")
+        path.chmod(0o600)
+    pem = "-----BEGIN CERTIFICATE-----\nAAECAw==\n-----END CERTIFICATE-----\n"
+    node.paths.ca.write_text(pem)
+    write_policy(node.paths.policy, default_policy((certificate_sha256(pem),)))
+    return node
+
+
+def test_the_private_folder_is_its_owners_alone(ready: Any) -> None:
+    check_node(ready.paths, ready.settings)
+    private = ready.settings.private
+    assert private.stat().st_mode & 0o777 == 0o700
+    private.chmod(0o750)
+    with pytest.raises(NodeError, match=f"is open to others .mode 0750.: chmod 700 {private}$"):
+        check_node(ready.paths, ready.settings)
+
+
+@pytest.mark.parametrize("place", [".", "node", "node/state/x"])
+def test_the_private_folder_is_one_of_its_own(place: str, ready: Any, tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match=r"private of site\.yaml must "):
+        check_node(ready.paths, replace(ready.settings, private=tmp_path / place))
 
 
 def test_start_without_a_node_says_what_to_do(command: Any, tmp_path: Path) -> None:
