@@ -89,6 +89,7 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._num_connections = 0
         self.port = 0
 
@@ -142,6 +143,9 @@ class Relay:
     async def _end(self) -> None:
         self._server.close()
         await self._drop()
+        for writer in self._writers:
+            writer.transport.abort()  # a peer that has gone would not answer the end of TLS
+        await asyncio.sleep(0.1)
 
     async def _drop(self) -> None:
         tasks = list(self._tasks)
@@ -153,6 +157,7 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self._num_connections += 1
         number = self._num_connections
         try:
@@ -160,6 +165,7 @@ class Relay:
             far_reader, far_writer = await asyncio.open_connection(
                 *self._target, ssl=self._inside, server_hostname=self._server_name
             )
+            self._writers.add(far_writer)
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pass(reader, far_writer, self._up, f"{number}.up"))

@@ -176,7 +176,7 @@ def test_no_marker_is_on_the_wire_or_at_the_coordinator(
             "federation.num_rounds=5",
             "federation.min_sites=1",
             "training.steps_per_round=40",
-            "evaluation.max_unknown_share=1.0",
+            "evaluation.max_unknown_share=0.99",
         )
         federation.submit(STUDY, *more, sites=3)
         federation.wait_round(STUDY, 0, 300)

@@ -89,6 +89,13 @@ def test_a_key_of_another_site_does_not_give_its_name(make_federation: Make) -> 
     (refused,) = history[0]["rejected"]
     assert refused["site"] == "C"
     assert "'A'" in refused["reason"]
+    # nor where A is not connected
+    federation.sites["A"].stop()
+    federation.submit("without", "federation.min_sites=1", "federation.num_rounds=1", sites=2)
+    federation.wait_end("without")
+    before, first = federation.history("without")
+    assert refused in before["rejected"]
+    assert sorted(first["sites"]) == ["B"]
 
 
 def test_a_site_that_is_revoked_in_a_study_is_out_at_once(make_federation: Make) -> None:
