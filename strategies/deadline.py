@@ -1,4 +1,4 @@
-"""How long a round waits for its sites: a multiple of what their last replies took."""
+"""How long a round waits for its sites: a multiple of what their last replies took, or half of them take."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 
+SLOWEST_BITS_S = 1e6
+"""Bits per second that a site's link is assumed to have at least, where nothing was measured."""
+
 
 class Deadlines:
     """The deadline of each round of one study.
 
     A site's last sound reply took so many seconds: training, and both ways through the network. The
     payload is the same in every round, so the next one is expected to take as long. A deadline is a
-    multiple of the median over the sites that are asked, between a floor and a cap; while none of them
-    has been measured it is the cap. Of a median, one site that claims or takes too much decides nothing.
+    multiple of the median over the sites that are asked, between a floor and a cap. Of a median, one site
+    that claims or takes too much decides nothing. While none of them has been measured it is the cap, until
+    half of them have answered: then it is a multiple of the time that these took.
     """
 
     def __init__(
@@ -31,6 +35,10 @@ class Deadlines:
         self._least_s = least_s
         self._taken = dict(taken or {})
 
+    def measured(self, sites: Iterable[str]) -> bool:
+        """Whether a round that asks these sites has its deadline from what was measured before."""
+        return any(site in self._taken for site in sites)
+
     def learn(self, site: str, wall_s: float) -> None:
         """Note what a sound reply took."""
         self._taken[site] = wall_s
@@ -42,3 +50,18 @@ class Deadlines:
             return self._most_s
         wanted = max(self._least_s, self._factor * statistics.median(expected))
         return min(float(math.ceil(wanted)), self._most_s)
+
+    def after_half(self, half_s: float, num_bytes: int) -> float:
+        """The deadline of a round without measurements, in whole seconds if it is not the cap.
+
+        The floor counts here too, and so does the time of a site that takes as long as half of the sites did
+        and has the slowest link besides.
+
+        Args:
+            half_s: time in which half of the sites had sent sound replies.
+            num_bytes: that travel to a site and back.
+        """
+        if not self._factor:
+            return self._most_s
+        slowest = half_s + 8 * num_bytes / SLOWEST_BITS_S
+        return min(float(math.ceil(max(self._least_s, self._factor * half_s, slowest))), self._most_s)

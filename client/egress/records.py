@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
+from climb_model.npy import values_of
+
 ARRAYS, NUMBERS, WORDS = "tensors", "numbers", "words"
 """Kinds of records."""
 
-_TYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _NUMBER_BYTES = 8
+MAX_DIMENSIONS = 32
+"""Of a tensor that can be read; NumPy takes no more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Reading:
     """Of tensors, numbers and words as they leave, with their names."""
 
 
+def unread() -> Reading:
+    """What is known of a reply that cannot be read: nothing."""
+    return Reading({}, (), {}, {}, 0)
+
+
 def read_reply(content: RecordDict) -> Reading:
     """Read all records of a reply once; each tensor's norm and digest are computed."""
     kinds: dict[str, str] = {}
@@ -74,7 +80,7 @@ def read_tensor(name: str, array: Array) -> Tensor:
     """A tensor's facts. Bytes that NumPy would not have written for its shape and type have no norm."""
     shape = tuple(array.shape)
     described = len(array.dtype.encode()) + len(array.stype.encode()) + _NUMBER_BYTES * len(shape)
-    values = _values(array, shape)
+    values = values_of(array.data, array.dtype, shape) if array.stype == "numpy.ndarray" else None
     norm = None if values is None else float(np.linalg.norm(values.astype(np.float64)))
     return Tensor(
         name=name,
@@ -93,27 +99,6 @@ def agreed_shapes(request: RecordDict) -> dict[str, tuple[int, ...]]:
         for record in request.array_records.values()
         for name, array in record.items()
     }
-
-
-def _values(array: Array, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The values, flat, if the bytes are exactly one array: nothing can hide in its header or behind it."""
-    dtype = _TYPES.get(array.dtype)
-    if dtype is None or array.stype != "numpy.ndarray" or any(size < 0 for size in shape):
-        return None
-    for fortran_order in (False, True):
-        header = _header(dtype, shape, fortran_order)
-        if len(array.data) == len(header) + math.prod(shape) * dtype.itemsize and array.data.startswith(
-            header
-        ):
-            return np.frombuffer(array.data, dtype, offset=len(header))
-    return None
-
-
-def _header(dtype: np.dtype, shape: tuple[int, ...], fortran_order: bool) -> bytes:
-    stream = io.BytesIO()
-    told = {"descr": dtype.str, "fortran_order": fortran_order, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, told)
-    return stream.getvalue()
 
 
 def _size(value: object) -> int:

@@ -95,8 +95,56 @@ def test_bytes_that_are_no_tensor_are_rejected(kit: Any, header: Any, data: byte
 def test_decoding_gives_the_tensor_back_also_in_column_order() -> None:
     value = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert decode(Array(value), name="w", shape=(2, 3), sender="x").tolist() == value.tolist()
-    with pytest.raises(SharingError, match="expected about 24"):
+    with pytest.raises(SharingError, match="in 5 bytes that are not NumPy's"):
         decode(Array("float32", (2, 3), "numpy.ndarray", b"x" * 5), name="w", shape=(2, 3), sender="x")
+
+
+def npy(header: bytes, magic: bytes = b"\x93NUMPY\x01\x00", length: int = 2) -> bytes:
+    return magic + len(header).to_bytes(length, "little") + header + bytes(24)
+
+
+SOUND = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy(b"-" * 3900 + b"1\n"),
+        npy(b"(" * 3000 + b"\n"),
+        npy(b"{'descr': '''\n"),
+        npy(b"[" * 190 + b"\n"),
+        npy(b"{[]:1}\n"),
+        npy(b"{1:2,'a':3}\n"),
+        npy(b"'\x00'\n"),
+        npy(SOUND[:-1] + b"1:" + b"-" * 3000 + b"1}\n"),
+        npy(SOUND + b" " * 7 + b"\n"),
+        npy(SOUND + b"\n", b"\x93NUMPY\x02\x00", 4),
+        npy(SOUND + b"\n", b"\x93NUMPY\x03\x00", 4),
+        npy(SOUND + b"\n", b"\x80\x04PK"),
+        Array(np.zeros((2, 3), np.float32)).data + b"more",
+    ],
+    ids=[
+        "minus",
+        "brackets",
+        "quotes",
+        "lists",
+        "list-as-key",
+        "mixed-keys",
+        "null-byte",
+        "further-key",
+        "other-padding",
+        "version-2",
+        "version-3",
+        "pickle",
+        "more-behind",
+    ],
+)
+def test_a_header_that_numpy_would_not_write_is_rejected_unread(kit: Any, data: bytes) -> None:
+    content = kit.content(TENSORS)
+    content["arrays"] = ArrayRecord(
+        {**content["arrays"], "fusion.w": Array("float32", (2, 3), "numpy.ndarray", data)}
+    )
+    assert "bytes that are not NumPy's of a float32 array of shape (2, 3)" in reason(kit, content)
 
 
 @pytest.mark.parametrize("exams", [0, -1, float("nan"), 10**9, 1001, 1.0, [5]])

@@ -37,6 +37,28 @@ def test_a_deadline_is_a_multiple_of_the_median_between_floor_and_cap(
     assert deadlines(taken=taken).seconds(SITES) == expected
 
 
+@pytest.mark.parametrize(
+    ("half_s", "num_bytes", "expected"),
+    [
+        (100.0, 0, 300.0),
+        (100.1, 0, 301.0),
+        (1.0, 0, 10.0),  # the floor
+        (100.0, 50_000_000, 500.0),  # 400 s at 1 Mbit/s, and as long as the others for the rest
+        (3000.0, 0, 3600.0),  # the cap
+    ],
+)
+def test_after_half_of_the_sites_an_unmeasured_round_has_a_deadline(
+    half_s: float, num_bytes: int, expected: float
+) -> None:
+    assert deadlines().after_half(half_s, num_bytes) == expected
+    assert deadlines(factor=0.0).after_half(half_s, num_bytes) == 3600.0
+
+
+def test_a_round_is_measured_if_one_of_its_sites_was() -> None:
+    assert deadlines(taken={"C": 1.0}).measured(SITES)
+    assert not deadlines(taken={"D": 1.0}).measured(SITES)
+
+
 def test_the_last_reply_counts() -> None:
     measured = deadlines(taken={"A": 100.0})
     measured.learn("A", 20.0)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import RunNotRunningException
 
 from strategies import post
-from strategies.post import Answer, ask, push
+from strategies.post import Answer, Later, LinkDown, ask, push
 
 Pull = Callable[[Message], Message | None]
 """What a pull of one message's reply gives; None: nothing yet."""
@@ -142,17 +146,146 @@ def test_a_superlink_that_is_down_for_a_while_is_waited_for(
     link.failing = 3
     assert exchange(link)[2].reply is not None
     link.failing = 10**9
-    monkeypatch.setattr(post, "LINK_DOWN_S", 0.05)
-    with pytest.raises(httpx.ConnectError):
+    monkeypatch.setattr(post, "LINK_DOWN_S", 0.5)
+    with pytest.raises(LinkDown, match=r"the SuperLink does not answer \(ConnectError\)"):
         exchange(link)
 
 
 def test_a_run_that_was_stopped_ends_the_wait(kit: Any) -> None:
     def stopped(_: Message) -> None:
-        raise RuntimeError("the run is not running")
+        raise RunNotRunningException
 
-    with pytest.raises(RuntimeError, match="not running"):
+    with pytest.raises(RunNotRunningException):
         exchange(kit.link({2: stopped, 3: never}))
+
+
+def inflated(content: bytes) -> Pull:
+    """Flower's own reading of an object that a site has pushed."""
+
+    def pull(_: Message) -> None:
+        inflate_object_from_contents("x", {"x": content})
+
+    return pull
+
+
+def answered_with(content: object) -> Pull:
+    def pull(message: Message) -> Message:
+        whole = reply(message)
+        whole.__dict__["_content"] = content
+        return whole
+
+    return pull
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        inflated(b"garbage"),
+        inflated(b"Message 0\0x"),
+        inflated(b"Message  10\0" + b"\xff" * 10),
+        inflated(b"RecordDict  0\0"),
+        answered_with(ConfigRecord({"n": 1})),
+        answered_with(Array(np.zeros(2, np.float32))),
+    ],
+    ids=["head", "head-2", "body", "empty", "record", "array"],
+)
+def test_a_reply_that_cannot_be_read_is_that_sites_alone(kit: Any, bad: Pull) -> None:
+    answers = exchange(kit.link({2: bad, 3: after(0.1)}), enough=2)
+    assert answers[3].reply is not None
+    assert answers[2].reply is None
+    assert re.fullmatch(r"sent what cannot be read \(\w+\)", answers[2].fault or "")
+
+
+def test_a_reply_over_which_the_superlink_alone_fails_is_that_sites_too(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Message) -> None:
+        response = httpx.Response(500, request=httpx.Request("POST", "http://localhost"))
+        response.raise_for_status()
+
+    def down() -> list[int]:
+        raise httpx.ConnectError("down")
+
+    monkeypatch.setattr(post, "LINK_DOWN_S", 0.5)
+    link = kit.link({2: fails, 3: reply})
+    assert exchange(link)[2].unreadable == "HTTPStatusError"
+    monkeypatch.setattr(link, "get_node_ids", down)
+    with pytest.raises(LinkDown, match=r"the SuperLink fails \(HTTPStatusError\)"):
+        exchange(link)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+def test_with_the_superlink_down_a_lost_site_is_not_asked_beyond_the_deadline(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """Flower itself tries a call that does not get through again without end."""
+    over = threading.Event()
+
+    def down() -> list[int]:
+        if hangs:
+            over.wait(30)
+        raise httpx.ConnectError("down")
+
+    link = kit.link({2: reply, 3: error(ErrorCode.NODE_UNAVAILABLE)})
+    monkeypatch.setattr(link, "get_node_ids", down)
+    start = time.monotonic()
+    try:
+        answers = exchange(link, seconds=1.0, enough=2)
+        assert time.monotonic() - start < 5.0
+    finally:
+        over.set()
+    assert answers[2].reply is not None
+    assert answers[3] == Answer(3, None, None, 1, lost=True)
+
+
+def test_messages_that_cannot_be_sent_end_the_exchange_at_its_deadline(kit: Any) -> None:
+    link = kit.link({2: reply})
+    link.failing = 10**9
+    start = time.monotonic()
+    with pytest.raises(LinkDown):
+        exchange(link, seconds=0.5)
+    assert time.monotonic() - start < 5.0
+
+
+def come(later: Later, num: int) -> dict[int, Answer]:
+    """The first `num` answers, within some seconds."""
+    found: dict[int, Answer] = {}
+    end = time.monotonic() + 10.0
+    while len(found) < num and time.monotonic() < end:
+        found |= {answer.node: answer for answer in later.answers()}
+        time.sleep(0.01)
+    return found
+
+
+def test_replies_that_nobody_waits_for_are_read_when_they_have_come(kit: Any) -> None:
+    hanging = threading.Event()
+
+    def hangs(_: Message) -> None:
+        hanging.wait(30)
+
+    link = kit.link({2: hangs, 3: after(0.2), 4: inflated(b"garbage"), 5: error(ErrorCode.NODE_UNAVAILABLE)})
+    later = Later(link)
+    try:
+        later.send(messages([2, 3, 4, 5]))
+        start = time.monotonic()
+        answers = {answer.node: answer for answer in later.answers()}
+        assert time.monotonic() - start < 5.0
+        answers |= come(later, 2 - len(answers))
+        assert answers[3].reply is not None
+        assert answers[4].fault == "sent what cannot be read (ValueError)"
+        assert set(later.awaited) == {2}  # who was lost is not awaited and has no answer
+    finally:
+        hanging.set()
+
+
+def test_a_run_that_was_stopped_is_told_to_who_reads_later(kit: Any) -> None:
+    def stopped(_: Message) -> None:
+        raise RunNotRunningException
+
+    later = Later(kit.link({2: stopped}))
+    later.send(messages([2]))
+    with pytest.raises(RunNotRunningException):
+        come(later, 1)
 
 
 def test_a_message_that_flower_did_not_take_has_a_name_as_well(kit: Any) -> None:
@@ -162,7 +295,7 @@ def test_a_message_that_flower_did_not_take_has_a_name_as_well(kit: Any) -> None
 
 def test_no_thread_is_left_behind_that_still_looks_for_a_reply(kit: Any) -> None:
     before = threading.active_count()
-    exchange(kit.link({2: never, 3: never}), seconds=0.05)
+    exchange(kit.link({2: never, 3: never}), seconds=0.5)
     time.sleep(0.2)
     assert threading.active_count() <= before
 
