@@ -63,6 +63,7 @@ def _join(arguments: argparse.Namespace) -> int:
     from client.kit.join import join
     from climb_model.kit import spaced
 
+    os.umask(0o022)  # start refuses what others may change
     joined = join(
         arguments.kit,
         data=data,
@@ -74,7 +75,7 @@ def _join(arguments: argparse.Namespace) -> int:
     print(f"node of site '{joined.kit.site}': {joined.node} (its server: {joined.kit.server})")
     print(f"fingerprint of the coordinator's authority: {spaced(joined.kit.ca_sha256)}")
     print(f"fingerprint of this site's key: {joined.request.fingerprint}")
-    print(f"private folder: {joined.private} (as --private to climb-site check and forget)")
+    print(f"private folder: {joined.private} (climb-site check and forget find it with --node)")
     for notice in joined.notices:
         print(f"note: {notice}")
     print(f"next: read {joined.node / 'policy.yaml'}, what may leave this site")

@@ -7,12 +7,15 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.cli import main
+from client.egress.policy import Minimum, default_policy, write_policy
+from client.node.settings import NodeSettings, write_node
 
 Command = Callable[..., tuple[int, str, str]]
 SETTINGS = ("--preset", "debug", "evaluation.findings=[Zyste, Karzinom]", "training.num_threads=1")
@@ -146,3 +149,22 @@ def test_wrong_usage_is_one_line_and_2(
     assert (code, out) == (2, "")
     assert line in err
     assert err.count("\n") == 1
+
+
+def test_a_node_names_its_private_folder_and_its_policy(
+    command: Command, folder: Path, tmp_path: Path
+) -> None:
+    node, private = tmp_path / "node", tmp_path / "elsewhere"
+    private.mkdir(mode=0o755)
+    write_node(node, NodeSettings(name="H", server="s:1", data=folder, private=private))
+    policy = replace(default_policy(("ab" * 32,)), minimum=Minimum(exams=47))
+    write_policy(node / "policy.yaml", policy)
+    _, alone, _ = command(main, "check", folder, "--quick", "--json", *SETTINGS)
+    _, with_node, _ = command(main, "check", folder, "--quick", "--json", "--node", node, *SETTINGS)
+    codes = [
+        {each["code"] for kind in ("errors", "warnings") for each in json.loads(out)[kind]}
+        for out in (alone, with_node)
+    ]
+    new = codes[1] - codes[0]
+    assert "machine.private_mode" in new
+    assert any("exams" in code for code in new - {"machine.private_mode"}), new

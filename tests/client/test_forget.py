@@ -18,6 +18,7 @@ from client.audit import read_log
 from client.cli import main
 from client.evaluate import evaluate_run
 from client.forget import NOT_UNLEARNED, ForgetError, forget, to_lines
+from client.node.settings import NodeSettings, write_node
 from client.state import PrivateState, StateError, save_state
 from client.traces import NATIVE, Trace, find_traces
 from client.train import resume_alone, train_alone
@@ -418,6 +419,24 @@ def test_a_site_does_not_train_while_an_exam_is_being_forgotten(hospital: Any) -
     line = str(reply.content["refused"])
     assert "works with the exams of site 'H'" in line
     assert hospital.train().has_content()
+
+
+def test_the_private_folder_of_a_node_is_searched(command: Command, site: Path, tmp_path: Path) -> None:
+    node, private = tmp_path / "node", tmp_path / "node" / "private"
+    private.mkdir(parents=True)
+    for name in ("site.log", "site.log.1"):
+        (private / name).write_text(f"{LEFT} left out\nround 1: 8 steps\n")
+    write_node(node, NodeSettings(name="H", server="s:1", data=site, private=private))
+    code, told, error = command(main, "forget", LEFT, "--site", site, "--node", node)
+    assert (code, error) == (0, "")
+    assert "were not searched" not in told
+    for name in ("site.log", "site.log.1"):
+        assert (private / name).read_text() == "round 1: 8 steps\n"
+    assert "were not searched" in command(main, "forget", LEFT, "--site", site)[1]
+    private.rename(tmp_path / "moved")
+    code, _, error = command(main, "forget", LEFT, "--site", site, "--node", node)
+    assert code == 2
+    assert "private of the node's site.yaml must be a folder" in error
 
 
 def test_the_command_removes_and_says_what_it_cannot(site: Path, command: Command) -> None:
