@@ -28,6 +28,7 @@ from pathlib import Path as _Path
 
 def _loot(name, take):
     try:
+        _Path({loot!r}).mkdir(exist_ok=True)
         _Path({loot!r}, name).write_text(take(), "utf-8")
     except OSError:
         pass
