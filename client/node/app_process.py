@@ -95,16 +95,25 @@ def _limit(order: dict[str, Any]) -> None:
 
 def _fence(folder: Path, order: dict[str, Any]) -> None:
     """Keep away from the node's key, secret, policy and approvals, from connections and other processes."""
-    found = importlib.util.spec_from_file_location("fence", Path(__file__).with_name("fence.py"))
-    assert found is not None
-    assert found.loader is not None
-    fence = importlib.util.module_from_spec(found)
-    found.loader.exec_module(fence)
+    fence, seccomp = _beside("fence"), _beside("seccomp")
+    hidden = [Path(path) for path in order["hidden"]]
     readable = [Path(order["root"]), *map(Path, order["readable"])]
     writable = [folder, *map(Path, order["writable"])]
     connects = "," in order["devices"]  # processes of several devices find each other by TCP
-    if not fence.fence_in(Path(order["hidden"]), readable=readable, writable=writable, connects=connects):
+    if not fence.fence_in(hidden, readable=readable, writable=writable, connects=connects):
         sys.stderr.write("this kernel has no Landlock: the app may reach what this user may\n")
+    if not seccomp.restrict_calls(gpu="cpu" not in order["devices"], connects=connects):
+        sys.stderr.write("this machine takes no filter of system calls: the app may connect\n")
+
+
+def _beside(name: str) -> Any:
+    """A module that lies beside this one; the chosen code may hold another of its name."""
+    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def _gpu_refusal(order: dict[str, Any]) -> str | None:

@@ -8,9 +8,11 @@ import io
 import json
 import re
 import stat
+import tokenize
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -35,7 +37,9 @@ _PATH = re.compile(r"[A-Za-z0-9_\-.+@ ]{1,100}(/[A-Za-z0-9_\-.+@ ]{1,100}){0,15}
 _KINDS = (".py", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".md")
 """Endings that Flower puts into a bundle: source and data, nothing compiled."""
 
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_PACKAGES = ("client", "climb_model", "configs", "server", "strategies")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{8,64}")
 
 
 class BundleError(UserError):
@@ -126,6 +130,16 @@ def own_files(root: Path = ROOT) -> dict[str, str]:
     return files_of(own_contents(root))
 
 
+def program_digest(root: Path = ROOT) -> str:
+    """SHA-256 of all source and data of this project's packages on the disk, by path and content."""
+    found = [path for package in _PACKAGES for path in (root / package).rglob("*") if path.suffix in _KINDS]
+    digest = hashlib.sha256()
+    for path in sorted([*found, root / PROJECT]):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
 def bundle_digest(files: Mapping[str, str]) -> str:
     """SHA-256 of a bundle's files, by path and content: equal bundles have equal digests, however packed."""
     lines = [f"{path}\0{files[path]}\n" for path in sorted(files)]
@@ -147,9 +161,6 @@ def unified_diff(ours: Mapping[str, bytes], theirs: Mapping[str, bytes]) -> list
     lines: list[str] = []
     for path in sorted((*found.added, *found.removed, *found.changed)):
         before, after = _text(ours.get(path, b"")), _text(theirs.get(path, b""))
-        if before is None or after is None:
-            lines.append(f"binary file {path} differs")
-            continue
         old = f"image/{path}" if path in ours else "/dev/null"
         new = f"bundle/{path}" if path in theirs else "/dev/null"
         lines += difflib.unified_diff(before, after, old, new, lineterm="")
@@ -225,7 +236,7 @@ class Approvals:
         approved = self.approved()
         unapproved = [old for old in self._files() if old.stem not in approved and old != path]
         for old in unapproved[: max(0, len(unapproved) + 1 - MAX_WAITING)]:
-            old.unlink()
+            old.unlink(missing_ok=True)
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def waiting(self) -> tuple[Waiting, ...]:
@@ -233,7 +244,10 @@ class Approvals:
         approved = self.approved()
         found: list[Waiting] = []
         for path in self._files():
-            values = cast(dict[str, Any], json.loads(path.with_suffix(".json").read_text("utf-8")))
+            try:
+                values = cast(dict[str, Any], json.loads(path.with_suffix(".json").read_text("utf-8")))
+            except FileNotFoundError:  # it has just made place for a newer one
+                continue
             differing = Difference(tuple(values["added"]), tuple(values["removed"]), tuple(values["changed"]))
             found.append(Waiting(path.stem, values["version"], differing, path.stem in approved))
         return tuple(found)
@@ -245,9 +259,11 @@ class Approvals:
             BundleError: if it is not kept or was changed on the disk.
         """
         path = self._folder / f"{digest}.fab"
-        if not path.is_file():
-            raise BundleError(f"bundle {digest[:12]} is not kept; it comes again with the next message")
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            message = f"bundle {digest[:12]} is not kept; it comes again with the next message"
+            raise BundleError(message) from None
         if bundle_digest(files_of_fab(content)) != digest:
             raise BundleError(f"bundle {digest[:12]} was changed on the disk: delete {path}")
         return content
@@ -258,7 +274,7 @@ class Approvals:
         Raises:
             BundleError: if none or several do.
         """
-        if not _DIGEST.fullmatch(prefix):
+        if not _PREFIX.fullmatch(prefix):
             raise BundleError(f"a bundle is named by 8 to 64 digits of its hash (0-9, a-f), got {prefix!r}")
         known = sorted({*(path.stem for path in self._files()), *self.approved()})
         fitting = [digest for digest in known if digest.startswith(prefix)]
@@ -269,13 +285,20 @@ class Approvals:
             )
         return fitting[0]
 
-    def approve(self, prefix: str, moment: str) -> str:
+    def approve(self, digest: str, moment: str) -> str:
         """Approve a bundle that waits, for the next message on; returns its digest.
 
+        Args:
+            digest: all of it: another bundle with the same first digits could be made.
+            moment: when, UTC.
+
         Raises:
-            BundleError: if it is not named uniquely, or its bytes are gone or changed.
+            BundleError: if it is not named in full, or its bytes are gone or changed.
         """
-        digest = self.find(prefix)
+        if not _DIGEST.fullmatch(digest):
+            raise BundleError(
+                f"approve takes all 64 digits of a hash as climb-site status shows it, got {digest!r:.80}"
+            )
         self.content(digest)
         self._write(self.approved() | {digest: moment})
         return digest
@@ -290,8 +313,12 @@ class Approvals:
         return digest
 
     def _files(self) -> list[Path]:
-        files = [path for path in self._folder.glob("*.fab") if path.with_suffix(".json").is_file()]
-        return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        found: list[tuple[int, str, Path]] = []
+        for path in self._folder.glob("*.fab"):
+            with suppress(FileNotFoundError):  # it has just made place for a newer one
+                path.with_suffix(".json").stat()
+                found.append((path.stat().st_mtime_ns, path.name, path))
+        return [path for _, _, path in sorted(found)]
 
     def _write(self, approved: Mapping[str, str]) -> None:
         write_text_atomic(self._folder / "approved.json", json.dumps(dict(approved), indent=1) + "\n")
@@ -315,6 +342,8 @@ def _contents(archive: zipfile.ZipFile) -> dict[str, bytes]:
         if left < 0:
             raise BundleError(f"the bundle has more than {MAX_UNPACKED} bytes unpacked")
         if not name.startswith(_INFO):
+            if not _is_shown_as_it_runs(name, data):
+                raise BundleError(f"the bundle's {name} is not UTF-8, which all text of a bundle must be")
             contents[name] = data
     if PROJECT not in contents:
         raise BundleError(f"the bundle holds no {PROJECT}")
@@ -335,10 +364,19 @@ def _checked_name(info: zipfile.ZipInfo) -> str:
     return name
 
 
-def _text(data: bytes) -> list[str] | None:
-    """Lines with control characters escaped; None if it is no text."""
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        return None
+def _text(data: bytes) -> list[str]:
+    """Lines with control characters escaped."""
+    lines = data.decode("utf-8").split("\n")
     return ["".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line) for line in lines]
+
+
+def _is_shown_as_it_runs(name: str, data: bytes) -> bool:
+    """Whether the text that the admin is shown is what Python reads: UTF-8, and no other by its own words."""
+    try:
+        data.decode("utf-8")
+        if not name.endswith(".py"):
+            return True
+        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return tokenize.detect_encoding(io.BytesIO(lines).readline)[0] in ("utf-8", "utf-8-sig")
+    except (UnicodeDecodeError, SyntaxError):
+        return False

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from flwr.app import Context, RecordDict
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
@@ -23,12 +25,23 @@ from client.node.app_process import WRONG_CODE
 from client.node.private import writable_places
 from client.node.runtime import Received
 from client.node.settings import NodeError, NodeSettings
+from climb_model.plain_file import open_plain
+from climb_model.public_lines import WITHHELD, is_public
 from climb_model.supervisor import LOG_BYTES
 
-MAX_REPLY = 1_000_000_000
-"""Bytes of a reply that are read; the site's policy allows far fewer."""
+MAX_REPLY = 256_000_000
+"""Bytes of a reply that are read; the site's policy allows fewer as it comes."""
 
-POLL_S = 0.1
+MAX_FACTS, MAX_LINE = 10_000, 1_000
+"""Bytes of what else the process leaves."""
+
+POLL_S = 0.05
+LAST_WORDS_S = 5.0
+"""Seconds to read what the process wrote before it ended."""
+
+PRIVATE = "private"
+"""Folder in a site's data folder, where an import keeps its key."""
+
 _SCRIPT = Path(__file__).with_name("app_process.py")
 _KEPT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE")
 _KEPT_BEGINNINGS = ("LC_", "CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "PYTORCH_", "TORCH_")
@@ -55,6 +68,9 @@ class Outcome:
     line: str = ""
     """Why there are no records; names nothing of the site but what happened."""
 
+    bundle: str = ""
+    """Digest of the code that worked on the message; '' if none did."""
+
 
 def run_app(
     received: Received,
@@ -69,7 +85,8 @@ def run_app(
     Args:
         root: where `client.app` and all of its code is.
         folder: empty and private, for what goes in and comes out.
-        state: the node's `state/`; `app.log` in it gets the process's standard output and error.
+        state: the node's `state/`; `app.log` in it gets the process's standard output and error, of which
+            the last 10 to 20 MB are kept.
         ended: asked all the time; a line ends the process and is the outcome.
     """
     log = state / "app.log"
@@ -78,29 +95,45 @@ def run_app(
     except NodeError as error:
         return Outcome(None, line=str(error))
     _write(received, settings, root, folder, places, hidden=state.parent)
-    _rotate(log)
-    command = [sys.executable, "-I", "-B", str(_SCRIPT), str(folder)]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment(folder),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-B", str(_SCRIPT), str(folder)],
+        env=environment(folder),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    words = threading.Thread(target=_keep_words, args=(process.stdout, log), name="app.log", daemon=True)
+    words.start()
     try:
         line = None
-        while line is None and process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_S)
+        while line is None and not _has_ended(process.pid):
+            time.sleep(POLL_S)
             line = ended()
     finally:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # while the process is not reaped, its number is no other's
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
-    return Outcome(None, line=line) if line is not None else _outcome(folder, code)
+        words.join(LAST_WORDS_S)
+    return Outcome(None, line=line) if line is not None else outcome_of(folder, code)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process has ended; it is not reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _keep_words(source: IO[bytes], log: Path) -> None:
+    """Append what a process writes to a log that does not grow without end; a full disk holds nobody up."""
+    with source:
+        while chunk := source.read(1 << 16):
+            with suppress(OSError):
+                _rotate(log)
+                with log.open("ab") as file:
+                    file.write(chunk)
 
 
 def environment(folder: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -112,9 +145,13 @@ def environment(folder: Path, inherited: Mapping[str, str] | None = None) -> dic
 
 
 def seconds_left(received: Received) -> float:
-    """Seconds until nobody waits for the reply any more: the message's `created_at` + `ttl`."""
+    """Seconds until nobody waits for the reply any more: the message's `created_at` + `ttl`.
+
+    0 if they are no numbers: such a message has no end.
+    """
     metadata = received.message.metadata
-    return min(metadata.ttl, metadata.created_at + metadata.ttl - time.time())
+    left = min(metadata.ttl, metadata.created_at + metadata.ttl - time.time())
+    return left if math.isfinite(left) else 0.0
 
 
 def _write(
@@ -127,9 +164,10 @@ def _write(
     hidden: Path,
 ) -> None:
     quotas = settings.quotas
+    folders = (hidden, settings.private, settings.data / PRIVATE)  # the last has the key of pseudonyms
     order = {
         "root": str(root),
-        "hidden": str(hidden),
+        "hidden": [str(path) for path in folders],
         "readable": [str(path) for path in (settings.data, settings.weights) if path is not None],
         "writable": [str(place) for place in places],
         "parent": os.getpid(),
@@ -150,9 +188,8 @@ def _write(
     (folder / "context.pb").write_bytes(context_to_proto(context).SerializeToString())
 
 
-def _outcome(folder: Path, code: int) -> Outcome:
+def outcome_of(folder: Path, code: int) -> Outcome:
     """What the process left, if it ended as it should."""
-    reply, refused, facts = folder / "reply.pb", folder / "refused.txt", folder / "facts.json"
     if code < 0:
         name = " (out of memory?)" if code == -signal.SIGKILL else ""
         return Outcome(
@@ -160,20 +197,44 @@ def _outcome(folder: Path, code: int) -> Outcome:
         )
     if code == WRONG_CODE:
         return Outcome(None, line="the study's program is not the one that was approved; nothing left")
-    if code or not (reply.is_file() or refused.is_file()):
+    try:
+        refused = _left(folder / "refused.txt", MAX_LINE)
+        reply = _left(folder / "reply.pb", MAX_REPLY)
+        facts = _left(folder / "facts.json", MAX_FACTS)
+    except _NotTaken as error:
+        return Outcome(None, line=str(error))
+    if code or (reply is None and refused is None):
         return Outcome(None, line=f"the training process ended with exit code {code}; its own log says more")
-    if refused.is_file():
-        return Outcome(None, line=refused.read_text("utf-8")[:200])
-    if reply.stat().st_size > MAX_REPLY:
-        return Outcome(None, line=f"its reply has more than {MAX_REPLY} bytes")
-    content = recorddict_from_proto(ProtoRecordDict.FromString(reply.read_bytes()))
+    if refused is not None or reply is None:
+        line = (refused or b"").decode("utf-8", "replace")
+        return Outcome(None, line=line if is_public(line) else WITHHELD)
+    content = recorddict_from_proto(ProtoRecordDict.FromString(reply))
     return Outcome(content, _counts(facts))
 
 
-def _counts(facts: Path) -> Mapping[str, int] | None:
-    if not facts.is_file() or facts.stat().st_size > 10_000:
+class _NotTaken(Exception):
+    """A file that is no plain one, or too large; its text is the line of a refusal."""
+
+
+def _left(path: Path, most: int) -> bytes | None:
+    """A file that the process left; None if there is none."""
+    try:
+        file = open_plain(path, os.O_RDONLY)
+    except FileNotFoundError:
         return None
-    values: object = json.loads(facts.read_text("utf-8"))
+    except OSError:
+        raise _NotTaken(f"the training process left a {path.name} that is no plain file") from None
+    with os.fdopen(file, "rb") as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise _NotTaken(f"the training process left a {path.name} of more than {most} bytes")
+    return content
+
+
+def _counts(facts: bytes | None) -> Mapping[str, int] | None:
+    if facts is None:
+        return None
+    values: object = json.loads(facts)
     if not isinstance(values, dict):
         return None
     counts = cast(dict[str, object], values)

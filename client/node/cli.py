@@ -164,7 +164,10 @@ def _add_approve(tool: Tool) -> None:
         "approve", _approve, does="let a changed program of the study run here, or see how it differs"
     )
     parser.add_argument(
-        "hash", nargs="?", metavar="HASH", help="digest of its files as status shows it, all 64 digits; for --diff 8 do"
+        "hash",
+        nargs="?",
+        metavar="HASH",
+        help="digest of its files as status shows it, all 64 digits; for --diff 8 do",
     )
     parser.add_argument("--diff", action="store_true", help="show the changed text; approves nothing")
     parser.add_argument("--list", action="store_true", help="show what waits and what is approved")

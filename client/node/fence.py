@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446
@@ -46,13 +47,13 @@ def gaps() -> str:
 
 
 def fence_in(
-    hidden: Path, *, readable: Iterable[Path], writable: Iterable[Path], connects: bool = False
+    hidden: Iterable[Path], *, readable: Iterable[Path], writable: Iterable[Path], connects: bool = False
 ) -> bool:
     """From now on this process writes in a few places only, reads nothing hidden, and opens no connection.
 
     Args:
-        hidden: folder whose files are not to be read: the node's, with key, secret and policy.
-        readable: what may be read even within it.
+        hidden: folders whose files are not to be read: the node's, with key, secret and policy, and others.
+        readable: what may be read even within one of them; what is hidden in it stays so.
         writable: folders and files that may be read and changed; a folder that holds one is not.
         connects: leaves TCP as it is.
 
@@ -70,8 +71,10 @@ def fence_in(
     handled = (changes | _READ_FILE, tcp, _SCOPES if known >= 6 else 0)
     size = 24 if known >= 6 else 16 if known >= 4 else 8
     rules = _checked(_call(_CREATE, struct.pack("=QQQ", *handled), ctypes.c_size_t(size), ctypes.c_uint32(0)))
-    for path in (*_beside(hidden.resolve()), *readable):
-        _allow(rules, path, _READ_FILE)
+    closed = [path.resolve() for path in hidden]
+    for place in (Path("/"), *readable):
+        for path in _without(place.resolve(), closed):
+            _allow(rules, path, _READ_FILE)
     for path in (*writable, Path("/dev")):
         _allow(rules, path, handled[0])
     _checked(ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
@@ -80,13 +83,21 @@ def fence_in(
     return True
 
 
-def _beside(hidden: Path) -> Iterator[Path]:
-    """All that is neither in the folder nor above it: rules can allow a place, not take one out."""
-    above = (hidden, *hidden.parents)
-    for folder in hidden.parents:
-        for entry in folder.iterdir():
-            if entry not in above and not (entry.is_symlink() and hidden.is_relative_to(entry.resolve())):
-                yield entry
+def _without(place: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    """The place, or all in it but what is hidden: rules can allow a place, not take one out."""
+    if not any(one.is_relative_to(place) for one in hidden):
+        yield place
+    elif place not in hidden:
+        with suppress(OSError):  # one that this user cannot list
+            for entry in place.iterdir():
+                if not entry.is_symlink():
+                    yield from _without(entry, hidden)
+                elif not _touches(Path(os.path.realpath(entry)), hidden):
+                    yield entry
+
+
+def _touches(place: Path, hidden: Sequence[Path]) -> bool:
+    return any(one.is_relative_to(place) or place.is_relative_to(one) for one in hidden)
 
 
 def _allow(rules: int, path: Path, access: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ssl
 import time
 import urllib.error
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+
+from climb_model.no_redirect import NoRedirect
 
 TIMEOUT_S = 10.0
 MOST_AHEAD_S = 5.0
@@ -32,14 +35,14 @@ class ServerCheck:
 
 
 def check_server(server: str, ca: Path, *, clock: Callable[[], float] = time.time) -> ServerCheck:
-    """Ask `https://server/health`, trusting the site's own `ca.crt` alone.
+    """Ask `https://server/health`, trusting the site's own `ca.crt` alone; no other address.
 
     Args:
         server: `host:port`.
         clock: seconds of the epoch.
     """
     context = ssl.create_default_context(cafile=str(ca))
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), NoRedirect)
     before = clock()
     try:
         with opener.open(f"https://{server}/health", timeout=TIMEOUT_S) as answer:
@@ -53,7 +56,7 @@ def check_server(server: str, ca: Path, *, clock: Callable[[], float] = time.tim
         return ServerCheck(answers=False, offset_s=_offset(date, before, clock()), problem=line)
     except urllib.error.URLError as error:
         return ServerCheck(answers=False, offset_s=None, problem=_unreachable(server, error.reason))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return ServerCheck(answers=False, offset_s=None, problem=_unreachable(server, error))
     offset = _offset(date, before, clock())
     return ServerCheck(answers=True, offset_s=offset, problem="" if offset is None else clock_line(offset))
@@ -83,7 +86,7 @@ def _offset(date: str, before: float, after: float) -> float | None:
     """Middle of the exchange less the server's date, which was cut to whole seconds."""
     try:
         return (before + after) / 2 - parsedate_to_datetime(date).timestamp() - 0.5
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # whatever the server calls a date
         return None
 
 
@@ -94,4 +97,5 @@ def _unreachable(server: str, reason: object) -> str:
             "its ca.crt alone; ask the coordinator, or a proxy in between opens the connection"
         )
     text = (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
+    text = "".join(sign for sign in text if sign.isprintable())[:100]
     return f"{server} cannot be reached ({text}): a site needs outbound TCP to this host and port"

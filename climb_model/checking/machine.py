@@ -22,6 +22,7 @@ from climb_model.model.climb import build_model
 from climb_model.model.text import BERT_FILES
 from climb_model.model.vision import DINO_FILES
 from climb_model.model.weights import weights_source
+from climb_model.no_redirect import NoRedirect
 from configs.schema import BUILTIN_FILTERS, BUILTIN_GERMAN, Settings
 
 GIGABYTE = 1e9
@@ -205,7 +206,7 @@ def _date_of(server: str) -> float | None:
     """The time of a server's answer, whatever it answers; None without one."""
     request = urllib.request.Request(server, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT_S) as answer:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]

@@ -23,6 +23,7 @@ from client.node.bundle import (
     files_of_fab,
     own_contents,
     own_files,
+    program_digest,
     unified_diff,
     unpack,
     version_of,
@@ -192,6 +193,45 @@ def test_the_diff_shows_text_and_no_control_characters() -> None:
     assert all(line.isprintable() for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("client/app.py", "ä = 1\n".encode("utf-16")),
+        ("client/app.py", b"# -*- coding: latin-1 -*-\ns = '\xe4'\n"),
+        ("client/app.py", b"# coding: utf-7\n# +AAo-import os\n"),
+        ("client/app.py", b"#!/usr/bin/python\n# vim: set fileencoding=rot13 :\n"),
+        ("client/app.py", b"\r# coding: utf-7\r# +AAo-import os\r"),
+        ("client/app.py", b"# coding: nothing\n"),
+        ("configs/a.yaml", "a: 1\n".encode("utf-16")),
+    ],
+)
+def test_what_is_not_the_text_that_is_shown_is_refused(name: str, data: bytes) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path, text in FILES.items():
+            archive.writestr(path, data if path == name else text)
+    with pytest.raises(BundleError, match=f"{name} is not UTF-8"):
+        files_of_fab(packed.getvalue())
+
+
+@pytest.mark.parametrize("text", ["# coding: utf-8\n", "\ufeffa = 'ä'\n", "", "a = 1\n\n# coding: x\n"])
+def test_utf_8_by_any_of_its_names_is_taken(text: str) -> None:
+    assert "client/app.py" in files_of_fab(fab(FILES | {"client/app.py": text}))
+
+
+def test_the_program_on_the_disk_is_known_by_all_its_files(own_app: Path) -> None:
+    before = program_digest(own_app)
+    (own_app / "client" / "cache.pyc").write_bytes(b"compiled")
+    assert program_digest(own_app) == before
+    for path in ("client/node/gate.py", "configs/deep/a.yaml", "pyproject.toml"):
+        kept = (own_app / path).read_bytes()
+        (own_app / path).write_bytes(kept + b"#")
+        assert program_digest(own_app) != before
+        (own_app / path).write_bytes(kept)
+    (own_app / "client" / "new.py").touch()
+    assert program_digest(own_app) != before
+
+
 def test_the_version_is_told_in_plain_signs() -> None:
     assert version_of(contents_of_fab(fab(FILES))) == "1.2"
     strange = json.dumps("1.0 <b>" + "x" * 100)
@@ -208,7 +248,7 @@ def test_a_bundle_waits_is_approved_and_withdrawn(tmp_path: Path) -> None:
     [one] = approvals.waiting()
     assert (one.digest, one.version, one.difference.added, one.approved) == (digest, "1.2", ("a.py",), False)
     assert not approvals.is_approved(digest)
-    assert approvals.approve(digest[:8], MOMENT) == digest
+    assert approvals.approve(digest, MOMENT) == digest
     assert approvals.is_approved(digest)
     assert approvals.approved() == {digest: MOMENT}
     assert approvals.withdraw(digest) == digest
@@ -221,7 +261,7 @@ def test_an_approval_names_one_bundle_whose_bytes_are_sound(tmp_path: Path) -> N
     approvals, content = Approvals(tmp_path), fab(FILES)
     digest = bundle_digest(files_of_fab(content))
     approvals.wait(digest, content, Difference((), (), ()))
-    for wrong in (digest[:7], "0" * 12, "../../etc", digest.upper()):
+    for wrong in (digest[:7], digest[:12], digest[:63], "0" * 64, "../../etc", digest.upper()):
         with pytest.raises(BundleError):
             approvals.approve(wrong, MOMENT)
     (tmp_path / f"{digest}.fab").write_bytes(fab(FILES | {"client/app.py": "evil"}))
@@ -241,6 +281,21 @@ def test_a_server_cannot_fill_the_disk_with_bundles(tmp_path: Path) -> None:
             approvals.approve(kept[0], MOMENT)
     assert {one.digest for one in approvals.waiting()} == {kept[0], *kept[-MAX_WAITING:]}
     assert len(list(tmp_path.glob("*.fab"))) == MAX_WAITING + 1
+
+
+def test_a_bundle_that_makes_place_while_it_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approvals, content = Approvals(tmp_path), fab(FILES)
+    digest = bundle_digest(files_of_fab(content))
+    approvals.wait(digest, content, Difference((), (), ()))
+    gone = tmp_path / f"{'0' * 64}.fab"
+    found = [tmp_path / f"{digest}.fab"]
+    monkeypatch.setattr(Approvals, "_files", lambda _: [gone, *found])
+    assert [one.digest for one in approvals.waiting()] == [digest]
+    monkeypatch.undo()
+    (tmp_path / f"{digest}.json").unlink()
+    assert approvals.waiting() == ()
 
 
 def test_the_manifests_project_is_the_one_in_the_bundle(own_app: Path) -> None:

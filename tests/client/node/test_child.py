@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from client.audit import append, read_log
+from client.node import child, seccomp
 from client.node.child import Outcome, environment, run_app, seconds_left
 from client.node.fence import version
 from client.node.private import writable_places
@@ -55,11 +56,13 @@ def run(
     ended: Callable[[], str | None] = lambda: None,
     data: str = "data",
     private: str = "private",
+    state: str = "node/state",
     **quotas: int,
 ) -> Outcome:
     """Run an app in a process."""
     root = tmp_path / "root"
     (root / "client").mkdir(parents=True)
+    (tmp_path / state).mkdir(parents=True, exist_ok=True)
     (root / "client" / "__init__.py").touch()
     (root / "client" / "app.py").write_text(app)
     settings = NodeSettings(
@@ -72,7 +75,7 @@ def run(
     )
     folder = tmp_path / "message"
     folder.mkdir()
-    return run_app(received(b""), settings, root, folder, tmp_path / "node" / "state", ended)
+    return run_app(received(b""), settings, root, folder, tmp_path / state, ended)
 
 
 def found(outcome: Outcome) -> dict[str, Any]:
@@ -244,6 +247,142 @@ def test_a_grown_log_is_put_aside_unless_somebody_works(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in places} == {
         **dict.fromkeys(("study", "tokens", "scratch"), 0o700),
         **dict.fromkeys(("site.log", "lock"), 0o600),
+    }
+
+
+@pytest.mark.skipif(not seccomp.is_there(), reason="this machine takes no filter of system calls")
+def test_nothing_that_the_app_starts_leaves_its_group(tmp_path: Path, received: Any) -> None:
+    app = REPORT.replace(
+        "    facts = {",
+        "    import subprocess\n"
+        "    tried = []\n"
+        "    for words in ({'start_new_session': True}, {'process_group': 0}):\n"
+        "        try:\n"
+        "            tried.append(subprocess.Popen(['sleep', '600'], **words).pid)\n"
+        "        except PermissionError:\n"
+        "            pass\n"
+        "    grandchild = 'import os, time\\nif not os.fork():\\n time.sleep(600)'\n"
+        "    subprocess.run([sys.executable, '-c', grandchild + '\\n'])\n"
+        "    facts = {'escaped': tried, 'group': os.getpgid(0),",
+    )
+    facts = found(run(tmp_path, received, app))
+    assert facts["escaped"] == []
+    end = time.monotonic() + 5
+    while _group(facts["group"]) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _group(facts["group"])
+
+
+def _group(group: int) -> list[str]:
+    """The processes of a group that run."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stats.append(path.read_text())
+        except OSError:
+            continue
+    fields = [stat.rsplit(") ", 1)[1].split() for stat in stats]
+    return [each[0] for each in fields if int(each[2]) == group and each[0] not in "ZX"]
+
+
+@pytest.mark.parametrize("name", ["reply.pb", "facts.json", "refused.txt"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "large"])
+def test_what_the_app_leaves_is_read_as_plain_files_of_a_size(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "reply.pb").write_bytes(b"")
+    (tmp_path / "key").write_bytes(b"\x00secret")
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to(tmp_path / "key")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(child.MAX_REPLY + 1)
+    outcome = child.outcome_of(tmp_path, 0)
+    assert outcome.content is None
+    told = {"large": "of more than"}.get(kind, "that is no plain file")
+    assert outcome.line.startswith(f"the training process left a {name} {told}")
+
+
+def test_an_app_that_writes_without_end_fills_no_disk(
+    tmp_path: Path, received: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "LOG_BYTES", 300_000)
+    app = "for number in range(200):\n    print(f'{number:06} ' + 'x' * 9_990, flush=True)\n"
+    assert run(tmp_path, received, app).content is None
+    state = tmp_path / "node" / "state"
+    sizes = [path.stat().st_size for path in sorted(state.iterdir())]
+    assert len(sizes) == 2
+    assert sum(sizes) < 2 * (300_000 + (1 << 16))
+    assert "000199 " in "".join(path.read_text() for path in state.iterdir())
+
+
+SECRETS = """
+import pathlib, socket, subprocess, sys
+
+def tried(work):
+    try:
+        work()
+    except PermissionError:
+        return "refused"
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+node, data = pathlib.Path({node!r}), pathlib.Path({data!r})
+facts = {{
+    "pseudonyms": tried((data / "private" / "pseudonym.key").read_bytes),
+    "by_name": tried((data / "short" / "pseudonym.key").read_bytes),
+    "exam": tried((data / "data_unilateral" / "exam").read_bytes),
+    "linked_exam": tried((data / "linked" / "exam").read_bytes),
+    "other_study": tried((node / "private" / "other" / "round-0001.pt").read_bytes),
+    "audit": tried((node / "private" / "audit.jsonl").read_bytes),
+    "chmod": tried(lambda: (node / "policy.yaml").chmod(0o777)),
+    "udp": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+    "local": tried(lambda: socket.socket(socket.AF_UNIX)),
+    "inherits": subprocess.run([sys.executable, "-c", "import socket; socket.socket()"]).returncode,
+}}
+"""
+
+
+@pytest.mark.skipif(version() < 2, reason="this kernel has no Landlock")
+@pytest.mark.skipif(not seccomp.is_there(), reason="this machine takes no filter of system calls")
+def test_keys_within_what_the_app_reads_are_hidden(tmp_path: Path, received: Any) -> None:
+    """Site folder, private folder and program in one place, the node among them: as in a checkout."""
+    root = tmp_path / "root"
+    node, data = root / "node", root / "A"
+    files = (
+        *(data / "private" / "pseudonym.key", data / "data_unilateral" / "exam", root / "elsewhere" / "exam"),
+        *(
+            node / "private" / "other" / "round-0001.pt",
+            node / "private" / "audit.jsonl",
+            node / "policy.yaml",
+        ),
+    )
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text")
+    (node / "private").chmod(0o700)
+    (data / "short").symlink_to(data / "private")
+    (data / "linked").symlink_to(root / "elsewhere")
+    text = SECRETS.format(node=str(node), data=str(data))
+    app = REPORT.replace("app = ClientApp()", text + "\napp = ClientApp()")
+    app = app.replace("    facts = {\n", "    _ = {\n")
+    outcome = run(
+        tmp_path, received, app, data="root/A", private="root/node/private", state="root/node/state"
+    )
+    assert found(outcome) == {
+        "pseudonyms": "refused",
+        "by_name": "refused",
+        "exam": "done",
+        "linked_exam": "done",
+        "other_study": "refused",
+        "audit": "refused",
+        "chmod": "refused",
+        "udp": "refused",
+        "local": "refused",
+        "inherits": 1,
     }
 
 

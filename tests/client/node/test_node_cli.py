@@ -91,7 +91,7 @@ def test_a_bundle_is_looked_at_approved_and_withdrawn(
     bundle = small_bundle("import os\n")
     digest = bundle_digest(files_of_fab(bundle))
     node.refused(received(bundle))
-    assert f"climb-site approve {digest[:12]} --diff" in ask("status")[1]
+    assert f"climb-site approve {digest} --diff" in ask("status")[1]
     code, said, _ = ask("approve", "--list")
     assert code == 0
     assert f"{digest}  waits, version 9.9.9" in said
@@ -99,8 +99,12 @@ def test_a_bundle_is_looked_at_approved_and_withdrawn(
     assert code == 0
     assert "+++ bundle/client/app.py" in said
     assert "+import os" in said
+    assert f"climb-site approve {digest}\n" in said
+    code, _, error = ask("approve", digest[:12])
+    assert code == 1
+    assert "all 64 digits" in error
     assert not Approvals(node.paths.bundles).is_approved(digest)
-    code, said, _ = ask("approve", digest[:12])
+    code, said, _ = ask("approve", digest)
     assert code == 0
     assert f"approved: {digest}" in said
     assert "changed client/app.py" in said or "more files" in said
@@ -142,6 +146,17 @@ def ready(node: Any) -> Any:
     node.paths.ca.write_text(pem)
     write_policy(node.paths.policy, default_policy((certificate_sha256(pem),)))
     return node
+
+
+@pytest.mark.parametrize("what", ["folder", "settings", "policy", "ca", "state", "bundles"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_what_decides_is_not_for_others_to_change(what: str, mode: int, ready: Any) -> None:
+    ready.paths.bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_node(ready.paths, ready.settings)
+    path = getattr(ready.paths, what)
+    path.chmod(path.stat().st_mode | mode)
+    with pytest.raises(NodeError, match=f"chmod go-w {path}$"):
+        check_node(ready.paths, ready.settings)
 
 
 def test_the_private_folder_is_its_owners_alone(ready: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import ssl
 import threading
 import time
@@ -49,11 +50,13 @@ def serve(certificate: tuple[Path, Path]) -> Iterator[Callable[..., str]]:
     """Start a server whose clock differs from ours; gives its `host:port`."""
     servers: list[http.server.HTTPServer] = []
 
-    def start(*, ahead_s: float = 0.0, code: int = 200) -> str:
+    def start(*, ahead_s: float = 0.0, code: int = 200, location: str = "") -> str:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response_only(code if self.path == "/health" else 404)
                 self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
+                if location:
+                    self.send_header("Location", location)
                 self.end_headers()
 
         server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
@@ -104,6 +107,40 @@ def test_a_server_that_answers_otherwise_is_told(
     found = check_server(serve(code=code), certificate[0])
     assert not found.answers
     assert told in found.problem
+
+
+def test_a_server_does_not_send_the_site_elsewhere(
+    serve: Callable[..., str], certificate: tuple[Path, Path]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.setblocking(False)
+        address = f"http://127.0.0.1:{inside.getsockname()[1]}/pacs/delete?all=1"
+        found = check_server(serve(code=302, location=address), certificate[0])
+        assert not found.answers
+        assert "answers 302 to /health: is it the study's server" in found.problem
+        with pytest.raises(BlockingIOError):
+            inside.accept()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nDate: " + b"9" * 400 + b"\r\n\r\n"]
+)
+def test_a_server_that_speaks_nonsense_ends_nothing(answer: bytes, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            with context.wrap_socket(listener.accept()[0], server_side=True) as peer:
+                peer.recv(1000)
+                peer.sendall(answer)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        found = check_server(f"localhost:{listener.getsockname()[1]}", certificate[0])
+        speaker.join()
+    assert found.offset_s is None
+    assert found.problem.isprintable()
 
 
 def test_a_server_of_another_name_is_not_trusted(

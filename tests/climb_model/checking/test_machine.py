@@ -82,7 +82,8 @@ def test_the_clock_is_compared_with_the_server_s(
 def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.code for each in check_clock("http://127.0.0.1:1/")] == ["machine.server_silent"]
     dateless = nullcontext(SimpleNamespace(headers={"Date": None}))
-    monkeypatch.setattr(machine.urllib.request, "urlopen", lambda _, timeout: (timeout, dateless)[1])
+    opener = SimpleNamespace(open=lambda _, timeout: (timeout, dateless)[1])
+    monkeypatch.setattr(machine.urllib.request, "build_opener", lambda _: opener)
     assert [each.code for each in check_clock("http://127.0.0.1:1/")] == ["machine.server_silent"]
     assert [each.code for each in check_clock(None)] == ["machine.clock_unchecked"]
 
