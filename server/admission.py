@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from climb_model.made_by import UNKNOWN
 from server.greeting import Greeting
+from server.register import names_of_nodes
 from strategies.checks import Rejected
 
 MAX_AHEAD_S = 5.0
@@ -44,6 +46,14 @@ class Terms:
 
     settings: str
     """Hash of the study's settings."""
+
+    members: Path | None = None
+    """Folder of the registered sites' records, read anew at each question; None: nobody is registered, as in
+    simulation, and each site has the name that it gives."""
+
+    def names(self) -> dict[int, str] | None:
+        """Node to site as registered now; None: nobody is."""
+        return None if self.members is None else names_of_nodes(self.members)
 
 
 @dataclass(frozen=True)

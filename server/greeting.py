@@ -42,7 +42,7 @@ class Greeting:
     summary: Counts
     notices: tuple[str, ...]
     ahead_s: float | None
-    """Its clock less the coordinator's when the answer came; None if nobody knows when it came."""
+    """Its clock less the coordinator's when the answer came, in seconds; None if nobody knows when."""
 
 
 def question(node: int) -> Message:
@@ -51,22 +51,33 @@ def question(node: int) -> Message:
 
 
 def read_greeting(
-    reply: Message, *, node: int, received: float | None, version: str, max_exams: int
+    reply: Message,
+    *,
+    node: int,
+    names: Mapping[int, str] | None,
+    received: float | None,
+    version: str,
+    max_exams: int,
 ) -> Greeting | Rejected:
     """Check an answer's records, keys and types; nothing else may be in it.
 
     Args:
+        names: node to site as the coordinator registered them: who is not among them or gives another name
+            is refused. None: each site has the name that it gives.
+        received: the coordinator's clock when it came, in seconds since 1970; None: nobody knows.
         version: the coordinator's of climb-federated, to which an older site is told to upgrade.
         max_exams: most training exams a site may claim.
-        received: the coordinator's clock when it came, in seconds since 1970; None: nobody knows.
     """
-    name = f"node-{node}"
+    name = called(node, names)
+    registered = None if names is None else names.get(node)
+    if names is not None and registered is None:
+        return Rejected(name, "a node is not registered as a site that is admitted (climb-server sites)")
     if reply.has_error():
-        return Rejected(name, f"a node failed at the first exchange ({failure(reply)})")
+        return Rejected(name, f"{who(node, names)} failed at the first exchange ({failure(reply)})")
     content = reply.content
     refusal = refusal_line(content)
     if refusal is not None:
-        return Rejected(_name_in_refusal(content) or name, refusal)
+        return Rejected(registered or _name_in_refusal(content) or name, refusal)
     words, numbers = content.get(HELLO), content.get(METRICS)
     try:
         if set(content) != {HELLO, METRICS}:
@@ -76,6 +87,12 @@ def read_greeting(
         if not isinstance(numbers, MetricRecord) or not set(numbers) <= set(HELLO_NUMBERS):
             raise ValueError("other numbers than agreed")
         site = check_name("site", words.get("site"))
+        if registered is not None and site != registered:
+            return Rejected(
+                registered,
+                f"site '{registered}' says that it is '{site}': its site.yaml must name it as its key is "
+                "admitted",
+            )
         if len(words) < len(HELLO_WORDS) or len(numbers) < len(HELLO_NUMBERS):
             return Rejected(
                 site, f"site '{site}' runs an older climb-federated than {version}: upgrade its image"
@@ -98,7 +115,18 @@ def read_greeting(
             ahead_s=None if received is None else clock - received,
         )
     except ValueError as error:
-        return Rejected(name, f"a node answered the first exchange with {clean(str(error))}")
+        return Rejected(name, f"{who(node, names)} answered the first exchange with {clean(str(error))}")
+
+
+def called(node: int, names: Mapping[int, str] | None) -> str:
+    """A node's site where it is registered, else the node's number, for the history."""
+    return (names or {}).get(node, f"node-{node}")
+
+
+def who(node: int, names: Mapping[int, str] | None) -> str:
+    """The same in words, as the beginning of a line."""
+    site = (names or {}).get(node)
+    return "a node" if site is None else f"site '{site}'"
 
 
 def _name_in_refusal(content: RecordDict) -> str | None:
@@ -119,14 +147,17 @@ def _text(value: object) -> str:
 def _object(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, str) or len(value) > MAX_JSON:
         raise ValueError(f"{what} that is no text of at most {MAX_JSON} characters")
-    parsed: object = json.loads(value)
+    try:
+        parsed: object = json.loads(value)
+    except RecursionError:
+        raise ValueError(f"{what} that is nested too deeply") from None
     if not isinstance(parsed, dict):
         raise ValueError(f"{what} that is no list of parts")
     return cast(dict[str, object], parsed)
 
 
 def _texts(value: object, what: str) -> dict[str, str]:
-    return {clean(part): clean(str(text)) for part, text in _object(value, what).items()}
+    return {clean(part): _text(text) for part, text in _object(value, what).items()}
 
 
 def _counts(values: Mapping[str, object], depth: int) -> Counts:

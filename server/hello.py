@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 
 from climb_model.runs import RunError
 from server.admission import Admission, Terms, admit
-from server.greeting import Greeting, question, read_greeting
+from server.greeting import Greeting, called, question, read_greeting, who
 from strategies.checks import Rejected
 from strategies.post import ask, connected
 
@@ -29,14 +29,16 @@ def first_exchange(
     rejected: list[Rejected] = []
     answered: set[int] = set()
     for answer in ask(grid, [question(node) for node in nodes], seconds=timeout_s, enough=num_sites):
+        names = terms.names()
         if answer.reply is None:
-            what = "lost its connection" if answer.lost else f"did not answer within {timeout_s:g} s"
-            rejected.append(Rejected(f"node-{answer.node}", f"a node {what}"))
+            what = answer.fault or f"did not answer within {timeout_s:g} s"
+            rejected.append(Rejected(called(answer.node, names), f"{who(answer.node, names)} {what}"))
             continue
         answered.add(answer.node)
         read = read_greeting(
             answer.reply,
             node=answer.node,
+            names=names,
             received=time.time(),
             version=terms.version,
             max_exams=max_exams,

@@ -30,9 +30,9 @@ from server.admission import Admission, Terms
 from server.central import open_central
 from server.hello import first_exchange
 from server.newcomers import Newcomers
-from server.place import ServerPlace
+from server.place import LOCK, ServerPlace
 from server.summary import finish
-from strategies.checked_grid import CheckedGrid, TooFewReplies, Traffic, told
+from strategies.checked_grid import CheckedGrid, TooFewReplies, Traffic, late_sites, told
 from strategies.checks import Limits
 from strategies.deadline import Deadlines
 from strategies.fedavg import StreamingFedAvg
@@ -91,7 +91,7 @@ def run_study(
         LockedError: if another process runs this study.
     """
     run = RunFolder.open(place.run)
-    with only_process(run.path / "lock", what=f"runs the study in {run.path}", wait_s=LOCK_S):
+    with only_process(run.path / LOCK, what=f"runs the study in {run.path}", wait_s=LOCK_S):
         return _run_locked(grid, run, study, settings, place, strategy)
 
 
@@ -110,8 +110,8 @@ def _run_locked(
         run.write_history(checkpoint.history)
     central = open_central(run, place.data, place.weights)
     if checkpoint is not None and checkpoint.round >= settings.federation.num_rounds:
-        return finish(run, central, checkpoint, place.engine)
-    terms = _terms(central)
+        return finish(run, central, checkpoint, data=place.data, engine=place.engine)
+    terms = _terms(central, place)
     admission = _admit(grid, central, place, terms)
     observer().started(settings, admission.exams)
     evaluate_fn = make_evaluate_fn(central)
@@ -135,7 +135,7 @@ def _run_locked(
             checkpoint = _save(run, state, admission, read_moments(strategy))
             board.add(state.history[-1])
             observer().round_done(state.history[-1])
-    return finish(run, central, checkpoint, place.engine)
+    return finish(run, central, checkpoint, data=place.data, engine=place.engine)
 
 
 def make_evaluate_fn(central: LabelledExams) -> EvaluateFn:
@@ -159,12 +159,13 @@ def next_global_step(global_step: int, traffic: Traffic) -> int:
     return global_step + round(steps / exams)
 
 
-def _terms(central: LabelledExams) -> Terms:
+def _terms(central: LabelledExams, place: ServerPlace) -> Terms:
     return Terms(
         version=program_version(),
         versions=library_versions(),
         fingerprint=central.frozen.fingerprint,
         settings=settings_hash(central.settings),
+        members=place.members,
     )
 
 
@@ -198,6 +199,7 @@ def _checked(
     grid: Grid, admission: Admission, settings: Settings, history: Sequence[RoundRecord]
 ) -> CheckedGrid:
     federation = settings.federation
+    last = history[-1]
     taken = {name: site.wall_s for record in history for name, site in record.sites.items()}
     return CheckedGrid(
         grid,
@@ -211,6 +213,7 @@ def _checked(
             least_s=federation.min_deadline_s,
             taken={name: wall_s for name, wall_s in taken.items() if wall_s is not None},
         ),
+        late=late_sites(last.round, last.rejected, last.deadline_s),
     )
 
 

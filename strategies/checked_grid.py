@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,9 +83,11 @@ class CheckedGrid(Grid):
         *,
         patience_s: float = 3600.0,
         deadlines: Deadlines | None = None,
+        late: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
+            late: site to what it is told in its next message, as `late_sites` gives it.
             patience_s: how long to wait while too few sites are connected.
             deadlines: of remote sites; None: `send_and_receive`'s timeout is the deadline.
         """
@@ -96,7 +99,7 @@ class CheckedGrid(Grid):
         self._deadlines = deadlines
         self._lonely_since: float | None = None
         self._absent: list[str] = []
-        self._late: dict[str, str] = {}
+        self._late = dict(late or {})
         self.traffic = Traffic()
 
     @property
@@ -182,12 +185,12 @@ class CheckedGrid(Grid):
         sites = [self._sites[message.metadata.dst_node_id] for message in messages]
         absent = [site for site in self._absent if site not in sites]
         traffic.rejected += [Rejected(site, f"site '{site}' was not connected") for site in absent]
-        seconds = self._deadline(sites, timeout)
         number = messages[0].content[CONFIG].get(ROUND)
         start = _tensors(messages[0])
         packed = self._packed(messages, sites, start)
         del messages
-        answers = ask(self._inner, packed, seconds=seconds, enough=self._min_sites)
+        verdicts: dict[str, TrainFacts | Rejected] = {}
+        answers = self._judged(self._asked(packed, sites, timeout), sites, start, verdicts)
         del packed
         for site, answer in _in_order(answers, sites, self._sites):
             reply, answer.reply = answer.reply, None
@@ -196,9 +199,9 @@ class CheckedGrid(Grid):
                     f"site '{site}' was asked {answer.asked} times: its connection was lost"
                 )
             if reply is None:
-                self._note_silence(site, answer, seconds, number)
+                self._note_silence(site, answer, traffic.deadline_s or timeout, number)
                 continue
-            verdict = self._judge(reply, site, start)
+            verdict = verdicts[site]
             if isinstance(verdict, Rejected):
                 traffic.rejected.append(verdict)
                 continue
@@ -212,12 +215,43 @@ class CheckedGrid(Grid):
                 f"(federation.min_sites){told(traffic.rejected)}"
             )
 
-    def _deadline(self, sites: Sequence[str], timeout: float | None) -> float | None:
+    def _asked(
+        self, messages: Sequence[Message], sites: Sequence[str], timeout: float | None
+    ) -> Iterator[Answer]:
+        """The answers as they arrive. `traffic.deadline_s` can bring the end nearer meanwhile."""
         if not is_remote(self._inner):
-            return timeout
-        seconds = timeout if self._deadlines is None else self._deadlines.seconds(sites)
-        self.traffic.deadline_s = seconds
-        return seconds
+            return ask(self._inner, messages, seconds=timeout, enough=self._min_sites)
+        traffic = self.traffic
+        traffic.deadline_s = timeout if self._deadlines is None else self._deadlines.seconds(sites)
+        return ask(self._inner, messages, seconds=lambda: traffic.deadline_s or 0.0, enough=self._min_sites)
+
+    def _judged(
+        self,
+        answers: Iterator[Answer],
+        sites: Sequence[str],
+        start: Mapping[str, Tensor],
+        verdicts: dict[str, TrainFacts | Rejected],
+    ) -> Iterator[Answer]:
+        """Each answer as it arrives, its reply judged; after half of the sites the others' time is known."""
+        begin, num_sound = time.monotonic(), 0
+        half = max(math.ceil(len(sites) / 2), self._min_sites)
+        measured = self._deadlines is None or self._deadlines.measured(sites)
+        for answer in answers:
+            site = self._sites.get(answer.node)
+            if answer.reply is not None and site is not None and site in sites and site not in verdicts:
+                verdicts[site] = verdict = self._judge(answer.reply, site, start)
+                num_sound += isinstance(verdict, TrainFacts)
+                waited_for = len(verdicts) < len(sites)
+                if num_sound == half and isinstance(verdict, TrainFacts) and waited_for and not measured:
+                    self._hasten(site, time.monotonic() - begin)
+            yield answer
+            del answer
+
+    def _hasten(self, site: str, half_s: float) -> None:
+        traffic = self.traffic
+        if self._deadlines is not None and traffic.deadline_s is not None:
+            both_ways = traffic.bytes_down[site] + traffic.bytes_up[site]
+            traffic.deadline_s = min(traffic.deadline_s, self._deadlines.after_half(half_s, both_ways))
 
     def _packed(
         self, messages: Iterable[Message], sites: Iterable[str], start: Mapping[str, Tensor]
@@ -242,13 +276,12 @@ class CheckedGrid(Grid):
         return packed
 
     def _note_silence(self, site: str, answer: Answer, seconds: float | None, number: object) -> None:
-        if answer.lost:
-            self.traffic.rejected.append(Rejected(site, f"site '{site}' lost its connection"))
+        if answer.fault is not None:
+            self.traffic.rejected.append(Rejected(site, f"site '{site}' {answer.fault}"))
             return
-        limit = "" if seconds is None else f" within {seconds:g} s"
-        self.traffic.rejected.append(Rejected(site, f"site '{site}' did not answer{limit}"))
+        self.traffic.rejected.append(Rejected(site, _silence(site, seconds)))
         if seconds is not None:
-            self._late[site] = f"your reply of round {number} came too late: {seconds:g} s were allowed"
+            self._late[site] = _too_late(number, seconds)
 
     def _note_sound(self, site: str, answer: Answer, facts: TrainFacts) -> None:
         self.traffic.facts[site] = facts
@@ -271,6 +304,21 @@ class CheckedGrid(Grid):
         return sorted(nodes, key=lambda node: self._sites[node])
 
 
+def late_sites(
+    number: int, rejected: Iterable[Mapping[str, str]], deadline_s: float | None
+) -> dict[str, str]:
+    """Site to what it is told in its next message, of those that were late in a round of the history.
+
+    Args:
+        number: of the round.
+        rejected: `site` and `reason` of whoever was rejected in it.
+    """
+    if deadline_s is None:
+        return {}
+    silent = [one["site"] for one in rejected if one["reason"] == _silence(one["site"], deadline_s)]
+    return {site: _too_late(number, deadline_s) for site in silent}
+
+
 def told(rejected: Sequence[Rejected]) -> str:
     """The first reasons, to be added to a line; nothing if there are none."""
     reasons = [entry.reason for entry in rejected[:MOST_TOLD]]
@@ -282,6 +330,14 @@ def told(rejected: Sequence[Rejected]) -> str:
 def num_bytes(content: RecordDict) -> int:
     """Size of a message's records in bytes: names, values and the arrays' own headers."""
     return sum(len(name) + record.count_bytes() for name, record in content.items())
+
+
+def _silence(site: str, seconds: float | None) -> str:
+    return f"site '{site}' did not answer{'' if seconds is None else f' within {seconds:g} s'}"
+
+
+def _too_late(number: object, seconds: float) -> str:
+    return f"your reply of round {number} came too late: {seconds:g} s were allowed"
 
 
 def _tensors(message: Message) -> dict[str, Tensor]:

@@ -261,8 +261,8 @@ def _issue_server(home: Home, settings: HomeSettings, authority: Pair) -> None:
 
 
 def _issue_loopback(home: Home, authority: Pair) -> None:
-    """As long as the authority's own: only our processes on this machine ever see it, and an authority that
-    is stolen could issue another anyhow."""
+    """As long as the authority's own: it is for this machine's processes, and no site takes it for the
+    server's. A SuperLink reads it once, and a restart of the server ends the studies."""
     pair = issue(authority, _LOOPBACK, days=AUTHORITY_DAYS)
     _write_pair(home.loopback_key, home.loopback_certificate, pair)
 

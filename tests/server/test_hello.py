@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from climb_model.runs import RunError
@@ -159,6 +162,10 @@ def test_a_clock_ahead_is_refused_and_one_behind_is_told(nodes: Any) -> None:
         {"notices": "text"},
         {"notices": [1, 2]},
         {"versions": "[]"},
+        {"versions": "[" * 4000},
+        {"versions": '{"a":' + "[" * 900 + "]" * 900 + "}"},
+        {"versions": json.dumps({"torch": 2})},
+        {"summary": '{"a":' + "[" * 3900},
         {"clock": float("nan")},
         {"clock": 5},
         {"summary": "{}" * 3000},
@@ -207,6 +214,55 @@ def test_a_node_that_fails_is_told_without_its_words(nodes: Any) -> None:
     group = nodes("A", "B")
     group.replace[2] = fail
     assert reasons(exchange(group)) == {"node-2": "a node failed at the first exchange (Flower error 2)"}
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Path:
+    """Records of the sites A (node 2), B (3) and C (4), as `climb-server admit` leaves them."""
+    for node, name in ((2, "A"), (3, "B"), (4, "C")):
+        values = {"name": name, "state": "admitted", "node": node}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def test_a_registered_site_has_its_own_name_alone(nodes: Any, members: Path) -> None:
+    """Of C, whether A is there or not; and A takes part in spite of it."""
+    terms = replace(TERMS, members=members)
+    group = nodes("A", "B", "C")
+    group.says[4]["site"] = "A"
+    words = "site 'C' says that it is 'A': its site.yaml must name it as its key is admitted"
+    admission = exchange(group, terms)
+    assert admission.sites == {2: "A", 3: "B"}
+    assert reasons(admission) == {"C": words}
+    assert admission.refused == {4}
+    del group.says[2]
+    group.replace[2] = lambda _: RecordDict({"refused": ConfigRecord({"site": "B", "refused": "no"})})
+    admission = exchange(group, terms)
+    assert admission.sites == {3: "B"}
+    assert reasons(admission) == {"A": "no", "C": words}
+
+
+def test_a_node_that_is_not_registered_takes_no_part(nodes: Any, members: Path) -> None:
+    group = nodes("A", "B", "C")
+    (members / "A.yaml").unlink()
+    (members / "B.yaml").write_text("name: B\nstate: revoked\nnode: 3\n")
+    admission = exchange(group, replace(TERMS, members=members))
+    assert admission.sites == {4: "C"}
+    line = "a node is not registered as a site that is admitted (climb-server sites)"
+    assert reasons(admission) == {"node-2": line, "node-3": line}
+
+
+def test_a_registered_site_that_fails_is_told_by_its_name(nodes: Any, members: Path) -> None:
+    def fail(_: object) -> RecordDict:
+        raise ValueError("/secret/path")
+
+    group = nodes("A", "B", "C")
+    group.replace[2] = fail
+    group.says[3]["clock"] = 5
+    assert reasons(exchange(group, replace(TERMS, members=members))) == {
+        "A": "site 'A' failed at the first exchange (Flower error 2)",
+        "B": "site 'B' answered the first exchange with clock 5, expected seconds",
+    }
 
 
 def test_nobody_there_is_one_clear_line(nodes: Any) -> None:

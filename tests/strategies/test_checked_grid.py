@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -28,8 +30,8 @@ from flwr.serverapp.strategy import (
 )
 
 from climb_model.sharing import SharingError
-from strategies import post
-from strategies.checked_grid import CheckedGrid, TooFewReplies, num_bytes
+from strategies import checked_grid, post
+from strategies.checked_grid import CheckedGrid, TooFewReplies, late_sites, num_bytes
 from strategies.checks import Limits, WorkerDied
 from strategies.deadline import Deadlines
 from strategies.fedavg import StreamingFedAvg
@@ -278,6 +280,8 @@ def test_a_late_site_is_told_so_in_its_next_message_and_the_others_are_averaged(
         ("C", "site 'C' did not answer within 1 s")
     ]
     assert set(grid.traffic.wall_s) == {"A", "B"}
+    history = [{"site": entry.site, "reason": entry.reason} for entry in grid.traffic.rejected]
+    assert late_sites(1, history, 1.0) == {"C": "your reply of round 1 came too late: 1 s were allowed"}
     link.nodes[4] = kit.answer(value(5.0))
     for expected in ({4: "your reply of round 1 came too late: 1 s were allowed"}, {}):
         already = len(link.pushed)
@@ -289,6 +293,18 @@ def test_a_late_site_is_told_so_in_its_next_message_and_the_others_are_averaged(
             if message.content["config"].get("notice")
         }
         assert told == expected
+
+
+def test_only_who_was_late_by_the_history_is_told_so_after_a_resume(kit: Any) -> None:
+    reasons = {"A": "did not answer within 5 s", "B": "was not connected", "C": "lost its connection"}
+    rejected = [{"site": site, "reason": f"site '{site}' {reason}"} for site, reason in reasons.items()]
+    assert late_sites(3, rejected, 6.0) == late_sites(3, rejected, None) == {}
+    late = late_sites(3, rejected, 5.0)
+    link = kit.link({node: kit.answer(value(1.0)) for node in (2, 3)})
+    grid = CheckedGrid(link, {2: "A", 3: "B"}, LIMITS, min_sites=2, late=late)
+    list(grid.send_and_receive([kit.ask(node, START) for node in (2, 3)], timeout=20.0))
+    told = [message.content["config"].get("notice") for message in link.pushed.values()]
+    assert told == ["your reply of round 3 came too late: 5 s were allowed", None]
 
 
 @pytest.mark.usefixtures("quick")
@@ -321,3 +337,81 @@ def test_a_site_that_was_admitted_later_is_asked_from_then_on(kit: Any) -> None:
     round_of(grid)
     assert scripted.sent == [2, 3, 4]
     assert dict(grid.sites) == {2: "A", 3: "B", 4: "C"}
+
+
+class Clock:
+    """Time that goes on only while a site hangs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.time, self.sleep = time.time, time.sleep
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_site_that_hangs_in_the_first_round_holds_the_others_up_no_longer_than_a_multiple_of_their_time(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hangs, which is first in the order of the sites; B answers after 100 s and C after 200 s."""
+    clock, came = Clock(), {3: threading.Event(), 4: threading.Event()}
+    monkeypatch.setattr(post, "time", clock)
+    monkeypatch.setattr(checked_grid, "time", clock)
+
+    def hangs(_: Message) -> None:
+        for node, at in ((3, 100.0), (4, 200.0)):
+            if clock.now >= at:
+                came[node].wait(10)
+        clock.now += 10.0
+
+    def answers_at(node: int, seconds: float) -> Any:
+        def pull(message: Message) -> Message | None:
+            if clock.now < seconds:
+                return None
+            came[node].set()
+            return kit.answer(value(float(node)))(message)
+
+        return pull
+
+    link = kit.link({2: hangs, 3: answers_at(3, 100.0), 4: answers_at(4, 200.0)})
+    deadlines = Deadlines(most_s=1e6, factor=3.0, least_s=10.0)
+    grid = CheckedGrid(link, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=1, deadlines=deadlines)
+    np.testing.assert_array_equal(round_of(grid), np.full((3, 4), 3.5, np.float32))
+    deadline_s = grid.traffic.deadline_s
+    assert deadline_s is not None
+    assert 600.0 <= deadline_s < 1e6  # three times C's 200 s, and what the hanging site added meanwhile
+    assert clock.now < 1e6
+    assert [(entry.site, entry.reason) for entry in grid.traffic.rejected] == [
+        ("A", f"site 'A' did not answer within {deadline_s:g} s")
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_refusal_says_nothing_of_the_first_rounds_time(kit: Any) -> None:
+    def refuses(message: Message) -> Message:
+        return Message(RecordDict({"refused": ConfigRecord({"refused": "paused"})}), reply_to=message)
+
+    end = time.monotonic() + 1.5
+
+    def slow(message: Message) -> Message | None:
+        return kit.answer(value(3.0))(message) if time.monotonic() >= end else None
+
+    link = kit.link({2: refuses, 3: kit.answer(value(1.0)), 4: slow})
+    deadlines = Deadlines(most_s=60.0, factor=3.0, least_s=0.1)
+    grid = CheckedGrid(link, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=1, deadlines=deadlines)
+    np.testing.assert_array_equal(round_of(grid), np.full((3, 4), 2.0, np.float32))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_site_whose_reply_cannot_be_read_is_rejected_and_the_others_are_averaged(kit: Any) -> None:
+    def garbage(_: Message) -> None:
+        raise ValueError("/secret")
+
+    link = kit.link({2: garbage, 3: kit.answer(value(1.0)), 4: kit.answer(value(3.0))})
+    deadlines = Deadlines(most_s=60.0, factor=3.0, least_s=0.1)
+    grid = CheckedGrid(link, {2: "A", 3: "B", 4: "C"}, LIMITS, min_sites=2, deadlines=deadlines)
+    np.testing.assert_array_equal(round_of(grid), np.full((3, 4), 2.0, np.float32))
+    assert [(entry.site, entry.reason) for entry in grid.traffic.rejected] == [
+        ("A", "site 'A' sent what cannot be read (ValueError)")
+    ]
