@@ -1,19 +1,32 @@
-"""The three keys that tell every party what to run; paths never travel in them."""
+"""The four keys that tell every party what to run; paths never travel in them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import secrets
 from collections.abc import Mapping
 from typing import cast
 
-from climb_model.runs import RunError, check_name
+from climb_model.names import RunError, check_name
 from configs.load import load_settings, settings_hash
 from configs.schema import Settings
 
+STUDY_NUMBER = "study-number"
+_NUMBER = re.compile(r"([0-9a-f]{16})?")
 
-def to_run_config(settings: Settings, study: str) -> dict[str, str]:
-    """The three keys that tell every party what to run: `study`, `preset`, `overrides`.
+
+def new_number() -> str:
+    """A random number, in 16 hexadecimal digits, by which a study is told from an earlier one of its name."""
+    return secrets.token_hex(8)
+
+
+def to_run_config(settings: Settings, study: str, number: str = "") -> dict[str, str]:
+    """The four keys that tell every party what to run: `study`, `study-number`, `preset`, `overrides`.
+
+    Args:
+        number: of the run folder; none where nothing outlives the call.
 
     Raises:
         RunError: if the settings cannot be told as a preset and overrides.
@@ -27,7 +40,8 @@ def to_run_config(settings: Settings, study: str) -> dict[str, str]:
     ]
     if settings_hash(load_settings(settings.preset, overrides)) != settings_hash(settings):
         raise RunError(f"the settings cannot be written as preset {settings.preset!r} with overrides")
-    return {"study": study, "preset": settings.preset, "overrides": json.dumps(overrides)}
+    told = {"preset": settings.preset, "overrides": json.dumps(overrides)}
+    return {"study": study, STUDY_NUMBER: number, **told}
 
 
 def from_run_config(run_config: Mapping[str, object]) -> tuple[str, Settings]:
@@ -48,6 +62,18 @@ def from_run_config(run_config: Mapping[str, object]) -> tuple[str, Settings]:
     ):
         raise RunError("run setting 'overrides' must be a JSON list of key=value texts")
     return study, load_settings(str(run_config.get("preset", "")), cast(list[str], overrides))
+
+
+def study_number(run_config: Mapping[str, object]) -> str:
+    """The study's number, from `to_run_config`'s keys.
+
+    Raises:
+        RunError: if it is none.
+    """
+    number = run_config.get(STUDY_NUMBER) or ""
+    if not isinstance(number, str) or not _NUMBER.fullmatch(number):
+        raise RunError(f"run setting '{STUDY_NUMBER}' must be 16 hexadecimal digits")
+    return number
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:

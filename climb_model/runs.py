@@ -6,20 +6,22 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
-
-import numpy as np
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from climb_model.atomic import write_atomic, write_text_atomic
 from climb_model.names import RunError, check_name
+from climb_model.run_config import new_number
 from configs.load import settings_from_file, settings_hash, to_yaml
 from configs.schema import Settings
+
+if TYPE_CHECKING:  # who only looks at a run does without torch
+    import numpy as np
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ class RunFolder:
     path: Path
     study: str
     settings: Settings
+    number: str = ""
+    """By which the study is told from an earlier one of its name; no result depends on it."""
 
     @classmethod
     def create(cls, path: Path, settings: Settings, study: str) -> RunFolder:
@@ -123,8 +127,10 @@ class RunFolder:
         if (path / "history.jsonl").exists() or (path / "checkpoints").exists():
             raise RunError(f"{path} already holds a run: go on with --resume, or choose another --out")
         write_text_atomic(path / "config.yaml", to_yaml(settings))
-        write_text_atomic(path / "run.json", _dumps({"study": study, "settings": settings_hash(settings)}))
-        return cls(path, study, settings)
+        number = new_number()
+        marker = {"study": study, "number": number, "settings": settings_hash(settings)}
+        write_text_atomic(path / "run.json", _dumps(marker))
+        return cls(path, study, settings, number)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -143,7 +149,7 @@ class RunFolder:
                 f"{path / 'config.yaml'} was changed after the run began (settings "
                 f"{values['settings']} then, {settings_hash(settings)} now): start a new run with --out"
             )
-        return cls(path, values["study"], settings)
+        return cls(path, values["study"], settings, values.get("number", ""))
 
     @property
     def checkpoints(self) -> Path:
@@ -204,7 +210,7 @@ class RunFolder:
                         uid,
                         patient,
                         finding,
-                        "" if np.isnan(label) else int(label),
+                        "" if math.isnan(label) else int(label),
                         repr(float(scores[row, column])),
                     ]
                 )
@@ -212,6 +218,8 @@ class RunFolder:
 
     def write_shared(self, tensors: Mapping[str, Tensor], round: int, fingerprint: Mapping[str, str]) -> None:
         """Write the final shared weights with what is needed to use them."""
+        from safetensors.torch import save as safetensors_bytes
+
         metadata = {
             "round": str(round),
             "config_hash": settings_hash(self.settings),

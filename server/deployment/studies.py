@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from climb_model.checkpoints import newest_checkpoint
-from climb_model.lock import LockedError, only_process
+from climb_model.lock import LockedError, is_held, only_process
 from climb_model.names import check_name
 from climb_model.run_config import to_run_config
 from climb_model.runs import RoundRecord, RunFolder, RunObserver
@@ -19,7 +18,7 @@ from configs.errors import UserError
 from configs.schema import Settings
 from server.deployment.flower import FlowerRun, app_folder, runs, start_run, stop_run, write_run_config
 from server.deployment.home import Home
-from server.place import FAILURE, ServerPlace, read_place_file, write_place
+from server.place import FAILURE, LOCK, ServerPlace, read_place_file, write_place
 
 ENDING_S = 60.0
 """Seconds that a ServerApp may need to leave its run folder after its run was stopped."""
@@ -93,12 +92,17 @@ def launch(home: Home, study: str) -> int:
         StudyError: if there is no such study.
         FlowerError: if the SuperLink does not run.
     """
+    from server.deployment.bundle import staged  # imports flwr
+
     place = _place(home, study)
     folder = RunFolder.open(place.run)
     (place.run / FAILURE).unlink(missing_ok=True)
     run_config = home.studies / f"{study}.toml"
-    write_run_config(run_config, to_run_config(folder.settings, folder.study))
-    run = start_run(home.flower, app_folder(), run_config)
+    write_run_config(run_config, to_run_config(folder.settings, folder.study, folder.number))
+    place = replace(place, members=home.sites)
+    write_place(_file(home, study), place)  # before the ServerApp, which may start at once
+    with staged(app_folder(), home.path) as app:
+        run = start_run(home.flower, app, run_config)
     write_place(_file(home, study), replace(place, flower_runs=(*place.flower_runs, run)))
     return run
 
@@ -140,7 +144,7 @@ def stop(home: Home, study: str) -> int:
         raise StudyError(f"study '{study}' does not run: climb-server status {study} tells how it stands")
     stop_run(home.flower, last.run)
     try:
-        with only_process(place.run / "lock", what=f"runs study '{study}' still", wait_s=ENDING_S):
+        with only_process(place.run / LOCK, what=f"runs study '{study}' still", wait_s=ENDING_S):
             return last.run
     except LockedError as error:
         raise StudyError(f"{error}, {ENDING_S:g} s after it was told to stop") from None
@@ -197,6 +201,8 @@ class Watch:
         """Pass on what is new since the last call."""
         history = self._folder.history()
         if len(history) > self._num_told and not self._started:
+            from climb_model.checkpoints import newest_checkpoint  # imports torch
+
             checkpoint = newest_checkpoint(self._folder.checkpoints)
             self._observer.started(self._folder.settings, checkpoint.exams if checkpoint else {})
             self._started = True
@@ -244,7 +250,8 @@ def _word(
     flower_runs: Mapping[int, FlowerRun] | None,
     last: RoundRecord | None,
 ) -> tuple[str, str]:
-    go_on = f"climb-server resume {study} goes on after round {last.round}" if last else "nothing is lost"
+    where = f"goes on after round {last.round}" if last else "starts it again"
+    go_on = f"climb-server resume {study} {where}"
     if folder.summary() is not None:
         return "finished", f"its result is {place.run}"
     if not place.flower_runs:
@@ -252,6 +259,8 @@ def _word(
     if flower_runs is None:
         return "server is down", "climb-server start comes first"
     run = flower_runs.get(place.flower_runs[-1])
+    if run is not None and not run.over and not is_held(folder.path / LOCK):
+        return "running", f"its ServerApp is starting, or died: then, a minute later, {go_on}"
     if run is not None and not run.over:
         return "running", "" if last else "the server reads its exams and waits for sites"
     if run is not None and run.status.endswith("stopped"):

@@ -1,4 +1,4 @@
-"""Run folders, checkpoints and the three keys that travel."""
+"""Run folders, checkpoints and the four keys that travel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from climb_model.atomic import write_atomic, write_text_atomic
 from climb_model.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from climb_model.progress import Silent, observer, watched_by
 from climb_model.randomness import derived_seed, own_random_states
-from climb_model.run_config import from_run_config, to_run_config
+from climb_model.run_config import from_run_config, study_number, to_run_config
 from climb_model.runs import RoundRecord, RunError, RunFolder, SiteRound
 from configs.errors import SettingsError
 from configs.load import load_settings, settings_hash
@@ -58,6 +58,13 @@ def test_a_run_folder_is_read_back_equal(tmp_path: Path) -> None:
     assert found.summary() is None
     found.write_summary({"rounds": 2})
     assert found.summary() == {"rounds": 2}
+
+
+def test_each_run_that_is_begun_has_a_number_of_its_own(tmp_path: Path) -> None:
+    first, second = (RunFolder.create(tmp_path / "r", load_settings("debug"), "study") for _ in range(2))
+    assert len(first.number) == 16
+    assert first.number != second.number
+    assert RunFolder.open(tmp_path / "r").number == second.number
 
 
 def test_predictions_leave_unknown_labels_empty(tmp_path: Path) -> None:
@@ -146,8 +153,10 @@ def test_settings_travel_as_preset_and_overrides_and_come_back_equal() -> None:
             "evaluation.negative_prompts=['Kein {finding}.', \"Ohne '{finding}', sonst nichts\"]",
         ],
     )
-    sent = to_run_config(settings, "study-1")
-    assert set(sent) == {"study", "preset", "overrides"}
+    number = "0123456789abcdef"
+    sent = to_run_config(settings, "study-1", number)
+    assert set(sent) == {"study", "study-number", "preset", "overrides"}
+    assert study_number(sent) == number
     study, found = from_run_config(sent)
     assert study == "study-1"
     assert found == settings
@@ -159,6 +168,13 @@ def test_settings_travel_as_preset_and_overrides_and_come_back_equal() -> None:
 def test_overrides_that_are_no_list_of_texts_are_refused(overrides: str) -> None:
     with pytest.raises(RunError, match="'overrides' must be a JSON list"):
         from_run_config({"study": "s", "preset": "debug", "overrides": overrides})
+
+
+@pytest.mark.parametrize("number", ["0123", "../" + "0" * 13, "0" * 17, 7, "0" * 16 + "\n"])
+def test_a_study_number_of_another_form_is_refused(number: object) -> None:
+    with pytest.raises(RunError, match="'study-number' must be 16 hexadecimal digits"):
+        study_number({"study-number": number})
+    assert study_number({}) == study_number({"study-number": ""}) == ""
 
 
 def test_a_run_config_without_study_or_preset_is_refused() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +20,25 @@ from climb_model.progress import Silent
 from climb_model.runs import RoundRecord, RunFolder, SiteRound
 from configs.load import load_settings, settings_hash
 from server.deployment import flower, studies
-from server.deployment.flower import FlowerError, FlowerRun, contacts, nodes, register, runs, unregister
+from server.deployment.flower import (
+    FlowerError,
+    FlowerRun,
+    contacts,
+    nodes,
+    register,
+    runs,
+    runs_and_contacts,
+    unregister,
+)
 from server.deployment.home import Home, HomeSettings
 from server.deployment.studies import StudyError, Watch, begin, follow, launch, names, resume, state, stop
-from server.place import FAILURE, ServerPlace, read_place_file
+from server.place import FAILURE, LOCK, ServerPlace, read_place_file
 
 FAKE = """\
 #!/bin/sh
 cd {folder}
 echo "$@" >> calls
+test "$1" = run && ls "$2" > sent
 test "$1" = supernode && verb=$2 || verb=$1
 cat "answers/$verb" 2>/dev/null || echo '{{"success": false, "error-message": "no such verb"}}'
 """
@@ -128,10 +141,15 @@ def test_a_new_study_has_a_run_folder_a_record_and_a_run_of_flower(
 ) -> None:
     folder = begun(home, tmp_path, fake)
     assert folder.study == "s"
-    assert read_place_file(home.studies / "s.json") == replace(place(tmp_path), flower_runs=(11,))
+    known = replace(place(tmp_path), flower_runs=(11,), members=home.sites)
+    assert read_place_file(home.studies / "s.json") == known
     [call] = fake.calls
-    assert call[:3] == ["run", str(flower.APP), "climb"]
-    assert (home.studies / "s.toml").read_text().startswith('study = "s"\npreset = "debug"\n')
+    assert (call[0], Path(call[1]).parent, call[2]) == ("run", home.path, "climb")
+    sent = (fake.folder / "sent").read_text().split()
+    assert sent == ["client", "climb_model", "configs", "pyproject.toml", "server", "strategies"]
+    assert not Path(call[1]).exists()
+    told = tomllib.loads((home.studies / "s.toml").read_text())
+    assert (told["study"], told["study-number"], told["preset"]) == ("s", folder.number, "debug")
     assert call[call.index("--run-config") + 1] == str(home.studies / "s.toml")
     assert names(home) == ["s"]
 
@@ -161,7 +179,7 @@ def test_a_study_goes_on_as_a_new_run_once_the_old_one_is_over(
     fake.runs(r11="finished:failed")
     assert resume(home, "s", 3) == 12
     assert read_place_file(home.studies / "s.json") == replace(
-        place(tmp_path), num_sites=3, flower_runs=(11, 12)
+        place(tmp_path), num_sites=3, flower_runs=(11, 12), members=home.sites
     )
     assert not (folder.path / FAILURE).exists()
 
@@ -227,7 +245,8 @@ def test_how_a_study_stands(
     a_round(folder, 1, C="site 'C' did not answer")
     if failure:
         (folder.path / FAILURE).write_text(failure)
-    found = state(home, "s", {11: FlowerRun(run=11, status=status, details="")})
+    with only_process(folder.path / LOCK, what="runs"):
+        found = state(home, "s", {11: FlowerRun(run=11, status=status, details="")})
     assert found.state == word
     assert found.detail.startswith(detail)
     assert (found.round, found.num_rounds, found.mean_auc) == (1, 3, 0.6)
@@ -237,6 +256,55 @@ def test_how_a_study_stands(
         "bytes_up": 1000,
         "bytes_down": 2000,
     }
+
+
+def test_a_study_whose_server_app_is_gone_says_the_command_before_flower_notices(
+    home: Home, tmp_path: Path, fake: FakeFlower
+) -> None:
+    folder = begun(home, tmp_path, fake)
+    running = {11: FlowerRun(run=11, status="running", details="")}
+    over = {11: FlowerRun(run=11, status="finished:failed", details="")}
+    command = "climb-server resume s starts it again"
+    assert state(home, "s", running).detail == (
+        f"its ServerApp is starting, or died: then, a minute later, {command}"
+    )
+    found = state(home, "s", over)
+    assert (found.state, found.detail) == ("died", f"its ServerApp ended without a word ({command})")
+    a_round(folder, 0)
+    assert state(home, "s", running).detail.endswith("climb-server resume s goes on after round 0")
+    assert state(home, "s", over).detail.endswith("(climb-server resume s goes on after round 0)")
+
+
+def test_the_two_questions_of_status_are_asked_at_the_same_time(home: Home, fake: FakeFlower) -> None:
+    node = {"node-id": "2", "status": "online", "online-at": "2026-01-01 00:00:00Z", "offline-at": "N/A"}
+    fake.becomes(
+        f"""#!/bin/sh
+cd {fake.folder}
+touch "$1"
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20
+do test -e list && test -e supernode && cat answers/both && exit
+sleep 0.25; done
+"""
+    )
+    entry = {"run-id": "11", "status": "running", "status-details": ""}
+    fake.say("both", {"runs": [entry], "nodes": [node]})
+    found = runs_and_contacts(home.flower)
+    assert found == (
+        {11: FlowerRun(run=11, status="running", details="")},
+        {2: "online since 2026-01-01 00:00:00Z"},
+    )
+
+
+def test_who_only_looks_imports_no_torch(home: Home, tmp_path: Path, fake: FakeFlower) -> None:
+    a_round(begun(home, tmp_path, fake), 0)
+    code = (
+        "import sys; from server.cli import main\n"
+        f"code = main(['status', '--home', {str(home.path)!r}])\n"
+        "print(code, sorted({'torch', 'flwr', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "study 's': server is down, round 0 of 3, mean AUC 0.500" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 def test_bytes_are_added_up_over_rounds_and_without_a_server_nothing_runs(
