@@ -56,9 +56,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.deploy
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])  # several exchange weights in the scratch folder
 @pytest.mark.skipif(version() < 3, reason="this kernel's Landlock is older than Linux 6.2")
 def test_a_fenced_program_of_another_version_trains_and_leaves_the_audit_log(
-    root: Path, make_site: Callable[..., Path], tmp_path: Path
+    root: Path, make_site: Callable[..., Path], tmp_path: Path, devices: str
 ) -> None:
     private = tmp_path / "node" / "private"
     append(private, "join", {"site": "H"})
@@ -70,7 +71,7 @@ def test_a_fenced_program_of_another_version_trains_and_leaves_the_audit_log(
         server="s:1",
         data=make_site(tmp_path / "data", "H", exams=12),
         private=private,
-        devices="cpu,cpu",  # also exchanges weights in the scratch folder
+        devices=devices,
         quotas=Quotas(nice=0),
     )
 
