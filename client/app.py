@@ -138,11 +138,13 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict, stat
             "seconds": float(report.seconds),
         }
     )
+    behind = report.behind
     state[BEHIND_UPDATE] = MetricRecord(
         {
-            "num-exams": report.num_seen,
-            "num-tokens": report.num_tokens,
-            "num-steps": report.num_steps,
+            "num-exams": behind.num_exams,
+            "num-tokens": behind.num_tokens,
+            "num-batch-tokens": behind.num_batch_tokens,
+            "num-steps": behind.num_steps,
         }
     )
     shared = {name: Array(value.numpy()) for name, value in sent.items()}

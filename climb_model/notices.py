@@ -16,6 +16,8 @@ CUT_INSIDE = "# of these cut inside their first sentence"
 MADE_REPORTS = "# reports are made from the lesion class; nobody wrote them"
 VALIDATION_LEFT_OUT = "# validation exams with unusable volumes left out"
 NO_VALIDATION = "none of # validation exams can be used: no thresholds"
+WITHHELD = "# notices withheld"
+"""Said by a site's egress check in the place of sentences that are not among these."""
 
 FORMS = (
     ROWS_LEFT_OUT,
@@ -30,10 +32,14 @@ FORMS = (
     MADE_REPORTS,
     VALIDATION_LEFT_OUT,
     NO_VALIDATION,
+    WITHHELD,
 )
 """All of them, with # for a number."""
 
-_FORMS = re.compile("|".join(re.escape(form).replace(r"\#", r"\d{1,9}") for form in FORMS))
+NUMBER = "[0-9]{1,9}"
+"""Pattern of a count."""
+
+_FORMS = re.compile("|".join(re.escape(form).replace(r"\#", NUMBER) for form in FORMS))
 
 
 def notice(form: str, *numbers: int) -> str:

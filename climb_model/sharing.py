@@ -48,8 +48,8 @@ BEHIND_UPDATE = "behind-update"
 """Name of the record in Flower's `Context.state`, which never leaves the site, that tells the site's own
 egress check what lies behind a training reply."""
 
-BEHIND_NUMBERS: tuple[str, ...] = ("num-exams", "num-tokens", "num-steps")
-"""Its numbers: different exams trained on, real report tokens of these, optimizer steps."""
+BEHIND_NUMBERS: tuple[str, ...] = ("num-exams", "num-tokens", "num-batch-tokens", "num-steps")
+"""Its numbers, as `climb_model.training.behind.Behind` counts them."""
 
 PAYLOADS: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 """`federation.payload` to the type of the tensors in a message."""

@@ -215,8 +215,8 @@ def _training(training: TrainingConfig) -> Iterator[Problem]:
     yield from _number(
         "training.warmup_from",
         training.warmup_from,
-        f"in [0, training.learning_rate ({training.learning_rate})]",
-        lambda number: 0 <= number <= training.learning_rate,
+        f"in (0, training.learning_rate ({training.learning_rate})]",
+        lambda number: 0 < number <= training.learning_rate,
     )
     yield from _at_least("training.warmup_steps", training.warmup_steps, 0)
     yield from _at_least("training.weight_decay", training.weight_decay, 0)

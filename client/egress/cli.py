@@ -83,6 +83,7 @@ def _preview(arguments: argparse.Namespace) -> int:
         study=arguments.study or (last.study if last else "preview"),
         coordinator=certificate_sha256(paths.ca.read_text("utf-8")),
         last=last,
+        end=paths.audit_end,
     )
     if arguments.json:
         for message in messages:
@@ -114,6 +115,12 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="DIGEST",
         help="digest of an entry, noted elsewhere, that the log must still hold: tells of a cut-off end",
     )
+    parser.add_argument(
+        "--accept-end",
+        action="store_true",
+        help="let messages leave again after a loss that has its reason, such as a backup put back; "
+        "the log says so, and what it lost counts no more",
+    )
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -124,16 +131,34 @@ def _audit_log(arguments: argparse.Namespace) -> int:
     if arguments.private is not None and arguments.node is not None:
         raise UsageError("audit log takes --private DIR or --node DIR, got both")
     if arguments.private is not None:
-        private = existing_folder(arguments.private, "--private")
+        if arguments.accept_end:
+            raise UsageError("audit log --accept-end takes --node DIR: the end is noted in the node's folder")
+        private, end = existing_folder(arguments.private, "--private"), None
     else:
-        from client.node.settings import read_node
+        from client.node.settings import NodePaths, read_node
 
-        private = read_node(_node(arguments)).private
-    return _show_log(private, arguments.last, arguments.expect, as_json=arguments.json)
+        folder = _node(arguments)
+        private, end = read_node(folder).private, NodePaths(folder).audit_end
+    if arguments.accept_end and end is not None:
+        return _accept_end(private, end)
+    return _show_log(private, end, arguments.last, arguments.expect, as_json=arguments.json)
 
 
-def _show_log(private: Path, most: int | None, expected: str | None, *, as_json: bool) -> int:
-    from client.audit import AUDIT_FILE, AuditEntry, AuditError, entries
+def _accept_end(private: Path, end: Path) -> int:
+    from client.audit import accept_end
+
+    entry = accept_end(private, end)
+    if entry is None:
+        print("the log holds what this node wrote last: nothing to accept")
+    else:
+        print(f"accepted, as entry {entry.number} of the log says from now on")
+    return DONE
+
+
+def _show_log(
+    private: Path, end: Path | None, most: int | None, expected: str | None, *, as_json: bool
+) -> int:
+    from client.audit import AUDIT_FILE, AuditEntry, AuditError, AuditLog, entries
     from client.egress.show import entry_dict, show_log
 
     kept: deque[AuditEntry] = deque(maxlen=most)
@@ -152,6 +177,7 @@ def _show_log(private: Path, most: int | None, expected: str | None, *, as_json:
         show_log(tuple(kept))
     if fault is not None:
         raise fault
+    AuditLog(private, end).check_end()
     if expected is not None and found is None:
         raise AuditError(
             f"{private / AUDIT_FILE} holds no entry of digest {expected[:16]}...: its end was cut off, or it "

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
 from client.audit import AuditEntry, AuditLog, writing
+from client.egress.forms import without_free_text
 from client.egress.policy import MAX_LINE, REFUSED, Policy, PolicyFileError, read_policy
-from client.egress.records import Reading, agreed_shapes, read_reply
-from client.egress.rules import BEHIND, TRAIN_MESSAGE, Broken, Leaving, broken_rule, spent_rule
+from client.egress.records import MAX_DIMENSIONS, Reading, agreed_shapes, read_reply, unread
+from client.egress.rules import BEHIND, Broken, Leaving, broken_rule, spent_rule
+from configs.load import settings_hash
 
 __all__ = ["REFUSED_KIND", "SENT_KIND", "Egress", "agreed_shapes"]
 
@@ -22,6 +25,8 @@ SENT_KIND, REFUSED_KIND = "sent", "refused"
 _DAY_S = 86_400
 _MAX_LISTED = 1_000
 _MAX_NAME = 100
+_MAX_OVERRIDES = 4_000
+_UNREADABLE = Broken(rule="records", line="wants a reply that can be read", detail="it cannot be read")
 
 
 class Egress:
@@ -31,11 +36,12 @@ class Egress:
         - What the policy does not name does not leave: a refusal in one line without content does.
         - The entry of the audit log is on disk before the reply is given back.
         - If it cannot be written, nothing is given back at all.
-        - Bytes of a run and updates of a day are counted in the log, under its lock: a restart forgets
-          nothing, and two processes do not send more together than one may.
+        - Bytes of a run, updates and messages of a day are counted in the log, under its lock: a restart
+          forgets nothing, and two processes do not send more together than one may.
+        - A log that does not hold what this node wrote last lets nothing leave.
     """
 
-    def __init__(self, private: Path, policy: Policy | Path, site: str) -> None:
+    def __init__(self, private: Path, policy: Policy | Path, site: str, *, end: Path | None = None) -> None:
         """Of one site.
 
         Args:
@@ -43,8 +49,9 @@ class Egress:
             policy: a policy, or its file, which is then read anew for each message; while it is missing
                 or faulty everything is refused.
             site: this site's name.
+            end: file outside the private folder where the log's end is noted (`client.audit.END_FILE`).
         """
-        self._private, self._policy, self._site = private, policy, site
+        self._private, self._policy, self._site, self._end = private, policy, site, end
 
     def check(
         self,
@@ -57,47 +64,69 @@ class Egress:
         preset: str,
         coordinator: str,
         agreed: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        overrides: str = "[]",
+        bundle: str = "",
+        own_line: bool = False,
     ) -> RecordDict:
-        """What leaves in the place of a reply: itself, unchanged, or a refusal without content.
+        """What leaves in the place of a reply: itself, or a refusal without content.
+
+        Of the reply itself only sentences that are not this program's are replaced, by their number.
 
         Args:
             kind: `query.hello` or `train`.
             round: from 1; 0 for the first exchange.
-            behind: `num-exams`, `num-tokens` and `num-steps` of an update.
+            behind: `num-exams`, `num-tokens`, `num-batch-tokens` and `num-steps` of an update.
             coordinator: SHA-256 of its authority's certificate.
             agreed: name to shape of each tensor that came with the request (`agreed_shapes`); without it,
                 tensors whose shape the policy leaves to the agreement stay.
+            overrides: of the study's settings, as they came; for the rules and the log.
+            bundle: digest of the code that made the reply; for the log.
+            own_line: the reply is a refusal in the words of this site itself, not of the study's program.
 
         Raises:
             AuditError: if the audit log was changed or cannot be written. Then nothing may leave.
             LockedError: if another process keeps writing to it.
         """
-        leaving = Leaving(
+        asked = Leaving(
             message=kind,
             study=study,
             preset=preset,
             coordinator=coordinator,
-            reading=read_reply(content),
+            reading=unread(),
             behind=behind,
             agreed=agreed,
+            overrides=overrides,
+            own_line=own_line,
         )
-        policy, broken = self._judge(leaving)
-        with writing(self._private) as log:
+        try:
+            leaving, content, num_withheld = self.plainly(asked, content)
+            policy, broken = self._judge(leaving)
+        except Exception:  # whatever is wrong with it: it is refused, and the log says so
+            leaving, num_withheld = asked, 0
+            policy, broken = self._policy_now()
+            broken = broken or _UNREADABLE
+        with writing(self._private, self._end) as log:
             spent = run_bytes(log, run_id)
             if policy is not None and broken is None:
-                num_rounds = rounds_in_a_day(log, policy.rounds_per_day) if leaving.is_update else 0
-                broken = spent_rule(policy, leaving, run_bytes=spent, num_rounds=num_rounds)
+                broken = self._spent(log, policy, leaving, spent)
             left = content if broken is None else _refusal(policy, self._site, broken)
             num_bytes = leaving.reading.num_bytes if broken is None else read_reply(left).num_bytes
+            settings = leaving.settings
             fields = {
                 "study": _short(study),
                 "run": str(run_id),
                 "round": round,
                 "message": _short(kind),
                 "preset": _short(preset),
+                "overrides": _short(overrides, _MAX_OVERRIDES),
+                "settings": "" if isinstance(settings, str) else settings_hash(settings),
+                "bundle": _short(bundle),
                 "coordinator": _short(coordinator),
                 "behind": _told_behind(behind),
                 "update": leaving.is_update,
+                "own_line": own_line,
+                "withheld": num_withheld,
                 "bytes": num_bytes,
                 "run_bytes": spent + num_bytes,
                 **_held(leaving.reading, sent=broken is None),
@@ -106,6 +135,21 @@ class Egress:
                 fields |= {"rule": broken.rule, "detail": broken.detail, "line": _line(self._site, broken)}
             log.append(SENT_KIND if broken is None else REFUSED_KIND, fields)
         return left
+
+    def plainly(self, asked: Leaving, content: RecordDict) -> tuple[Leaving, RecordDict, int]:
+        """A reply without sentences that are not this program's.
+
+        Args:
+            asked: for whom; its reading is not looked at.
+
+        Returns:
+            What is leaving, as records too, and how many sentences were withheld.
+        """
+        num_withheld = 0
+        if not asked.own_line:
+            line = asked.settings if isinstance(asked.settings, str) else None
+            content, num_withheld = without_free_text(content, self._site, asked.sent, line)
+        return replace(asked, reading=read_reply(content)), content, num_withheld
 
     def foresee(self, leaving: Leaving, run_id: int | None = None) -> Broken | None:
         """The rule that `check` would name, with what the log says now; nothing is written.
@@ -119,19 +163,26 @@ class Egress:
         policy, broken = self._judge(leaving)
         if policy is None or broken is not None:
             return broken
-        log = AuditLog(self._private)
-        spent = 0 if run_id is None else run_bytes(log, run_id)
-        return spent_rule(
-            policy, leaving, run_bytes=spent, num_rounds=rounds_in_a_day(log, policy.rounds_per_day)
-        )
+        log = AuditLog(self._private, self._end)
+        log.check_end()
+        return self._spent(log, policy, leaving, 0 if run_id is None else run_bytes(log, run_id))
+
+    def _spent(self, log: AuditLog, policy: Policy, leaving: Leaving, spent: int) -> Broken | None:
+        most = max(policy.rounds_per_day, policy.messages_per_day)
+        num_rounds, num_messages = counted_in_a_day(log, most)
+        return spent_rule(policy, leaving, run_bytes=spent, num_rounds=num_rounds, num_messages=num_messages)
 
     def _judge(self, leaving: Leaving) -> tuple[Policy | None, Broken | None]:
+        policy, broken = self._policy_now()
+        return policy, broken if policy is None else broken_rule(policy, self._site, leaving)
+
+    def _policy_now(self) -> tuple[Policy | None, Broken | None]:
+        """The policy, or why there is none."""
         try:
-            policy = read_policy(self._policy) if isinstance(self._policy, Path) else self._policy
+            return read_policy(self._policy) if isinstance(self._policy, Path) else self._policy, None
         except PolicyFileError as error:
             line = "cannot be read; its own log says more"
             return None, Broken(rule="policy", line=line, detail=str(error))
-        return policy, broken_rule(policy, self._site, leaving)
 
 
 def run_bytes(log: AuditLog, run_id: int) -> int:
@@ -142,15 +193,21 @@ def run_bytes(log: AuditLog, run_id: int) -> int:
     return 0
 
 
-def rounds_in_a_day(log: AuditLog, most: int) -> int:
-    """Updates that have left in the last 24 hours, by the log; counted up to `most`."""
+def counted_in_a_day(log: AuditLog, most: int) -> tuple[int, int]:
+    """Updates that have left in the last 24 hours, and messages that the study's program made in them.
+
+    Args:
+        most: as far as they are counted.
+    """
     begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - _DAY_S))
-    number = 0
-    for entry in log.newest_first(holding=b'"message": "%s"' % TRAIN_MESSAGE.encode()):
-        if entry.time <= begin or number >= most:
+    num_rounds = num_messages = 0
+    for entry in log.newest_first(holding=b'"message": '):
+        if entry.time <= begin or min(num_rounds, num_messages) >= most:
             break
-        number += entry.kind == SENT_KIND and entry.fields.get("update") is True
-    return number
+        if entry.kind in (SENT_KIND, REFUSED_KIND):
+            num_rounds += entry.kind == SENT_KIND and entry.fields.get("update") is True
+            num_messages += entry.fields.get("own_line") is not True
+    return num_rounds, num_messages
 
 
 def _number(entry: AuditEntry, key: str) -> int:
@@ -176,7 +233,7 @@ def _held(reading: Reading, *, sent: bool) -> dict[str, object]:
     tensors = [
         {
             "name": _short(tensor.name),
-            "shape": list(tensor.shape),
+            "shape": list(tensor.shape[: MAX_DIMENSIONS + 1]),
             "dtype": _short(tensor.dtype),
             "norm": None if tensor.norm is None or not math.isfinite(tensor.norm) else round(tensor.norm, 6),
             "sha256": tensor.sha256,
@@ -197,6 +254,6 @@ def _told_behind(behind: Mapping[str, int] | None) -> dict[str, int]:
     return {name: number for name in BEHIND if isinstance(number := (behind or {}).get(name), int)}
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = _MAX_NAME) -> str:
     """A peer's text in plain signs."""
-    return ascii(text)[1:-1][:_MAX_NAME]
+    return ascii(text)[1:-1][:most]

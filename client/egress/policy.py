@@ -14,7 +14,7 @@ import yaml
 
 from client.egress.policy_text import AGREED, to_text
 from climb_model.atomic import write_atomic
-from climb_model.privacy_minimum import MIN_EXAMS, MIN_STEPS, MIN_TOKENS
+from climb_model.privacy_minimum import MIN_BATCH_TOKENS, MIN_EXAMS, MIN_STEPS, MIN_TOKENS
 from configs.errors import UserError
 from configs.keys import nearest
 from configs.load import load_settings, preset_names
@@ -55,6 +55,7 @@ class Minimum:
 
     exams: int = MIN_EXAMS
     tokens: int = MIN_TOKENS
+    batch_tokens: int = MIN_BATCH_TOKENS
     steps: int = MIN_STEPS
 
 
@@ -85,6 +86,9 @@ class Policy:
     bytes_per_run: int
     rounds_per_day: int
     """Updates in any 24 hours, of all studies together."""
+
+    messages_per_day: int
+    """Messages of the study's program in any 24 hours: updates, first exchanges, refusals of its own."""
 
     minimum: Minimum
 
@@ -148,6 +152,7 @@ def default_policy(coordinators: Iterable[str]) -> Policy:
         bytes_per_round=40_000_000,
         bytes_per_run=4_000_000_000,
         rounds_per_day=100,
+        messages_per_day=500,
         minimum=Minimum(),
     )
 
@@ -216,6 +221,7 @@ def _policy(values: object) -> Policy:
         bytes_per_round=_whole("bytes_per_round", given["bytes_per_round"], 0),
         bytes_per_run=_whole("bytes_per_run", given["bytes_per_run"], 0),
         rounds_per_day=_whole("rounds_per_day", given["rounds_per_day"], 0),
+        messages_per_day=_whole("messages_per_day", given["messages_per_day"], 0),
         minimum=Minimum(**{key: _whole(f"minimum.{key}", value, 1) for key, value in minimum.items()}),
     )
 

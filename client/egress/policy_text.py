@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from string import Template
 from typing import TYPE_CHECKING
 
-from climb_model.privacy_minimum import MIN_TOKENS
+from climb_model.privacy_minimum import MIN_BATCH_TOKENS
 
 if TYPE_CHECKING:
     from client.egress.policy import Policy
@@ -46,20 +46,33 @@ dtypes:$dtypes
 numbers:$numbers
 
 # Words by name, each with the most characters it may have: of the first exchange (hello), and of the
-# line by which this site says that it does not take part (refused).
+# line by which this site says that it does not take part (refused). None of them is free text: versions,
+# hashes and counts have the form in which this program writes them, or nothing leaves; of notices and
+# refusals only this program's own sentences leave, with numbers in them; others are withheld.
 words:$words
 
-# How much: bytes of one reply, bytes of a whole run, and updates in any 24 hours of all studies.
+# How much: bytes of one reply, bytes of a whole run, updates in any 24 hours of all studies, and messages
+# that a study's program made in any 24 hours, first exchanges and its own refusals among them.
 bytes_per_round: $bytes_per_round
 bytes_per_run: $bytes_per_run
 rounds_per_day: $rounds_per_day
+messages_per_day: $messages_per_day
 
-# The least that an update must be made from: different exams, report tokens of these exams, optimizer
-# steps. With fewer, an update tells of single exams and reports: every token of a batch that has fewer
-# than $fewest_tokens of them can be read out of one step. More make it harder; no formal guarantee.
+# The least that an update must be made from, counted by the training program over the round's optimizer
+# steps; a step whose learning rate is less than a hundredth of the round's largest does not count.
+#   exams         different exams in these steps
+#   tokens        report tokens of these exams, each exam counted once
+#   batch_tokens  report tokens that every single step was trained on: of the different texts of its batch,
+#                 as they were drawn. From one step with fewer than $fewest_tokens every token can be read
+#                 out. Steps of 32 exams with reports of 80 words have 500 and more. The preset debug (4
+#                 exams a step) and reports that are a few words long have fewer: lower it for exams that
+#                 are nobody's only.
+#   steps         these steps
+# More make it harder to tell single exams and reports from an update; none is a formal guarantee.
 minimum:
   exams: $exams
   tokens: $tokens
+  batch_tokens: $batch_tokens
   steps: $steps
 """)
 
@@ -77,9 +90,11 @@ def to_text(policy: Policy) -> str:
         bytes_per_round=policy.bytes_per_round,
         bytes_per_run=policy.bytes_per_run,
         rounds_per_day=policy.rounds_per_day,
-        fewest_tokens=MIN_TOKENS,
+        messages_per_day=policy.messages_per_day,
+        fewest_tokens=MIN_BATCH_TOKENS,
         exams=policy.minimum.exams,
         tokens=policy.minimum.tokens,
+        batch_tokens=policy.minimum.batch_tokens,
         steps=policy.minimum.steps,
     )
 

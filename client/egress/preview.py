@@ -17,14 +17,14 @@ from client.app import app
 from client.audit import AuditLog
 from client.egress.egress import REFUSED_KIND, SENT_KIND, Egress
 from client.egress.policy import REFUSED
-from client.egress.records import Reading, agreed_shapes, read_reply
+from client.egress.records import Reading, agreed_shapes, unread
 from client.egress.rules import HELLO_MESSAGE, TRAIN_MESSAGE, Broken, Leaving
 from client.site import exams_of, site_of
 from climb_model.model.climb import build_model
-from climb_model.prepare import joined
 from climb_model.run_config import to_run_config
 from climb_model.sharing import TRAIN_METRICS, shared_spec
 from climb_model.training.batches import plan_round, round_seed, trainable
+from climb_model.training.behind import behind_update
 from configs.schema import Settings
 
 _WAIT_S = 10.0
@@ -89,6 +89,7 @@ def preview(
     study: str,
     coordinator: str,
     last: LastMessage | None = None,
+    end: Path | None = None,
 ) -> tuple[Foreseen, ...]:
     """The first exchange, from the site's own exams, and the next training reply, whose weights are zeros.
 
@@ -100,13 +101,14 @@ def preview(
         policy: the site's policy file.
         coordinator: SHA-256 of its authority's certificate.
         last: the study's newest message; its run's bytes count, and the round after it is shown.
+        end: where the audit log's end is noted; None where it is not.
 
     Raises:
         DataError: if the exams cannot be used.
         SiteError: if the site's settings cannot.
     """
     site = site_of(node_config)
-    egress = Egress(site.private, policy, site.name)
+    egress = Egress(site.private, policy, site.name, end=end)
     run_id = None if last is None else last.run_id
     round = 1 if last is None else last.round + 1
 
@@ -121,10 +123,12 @@ def preview(
             study=study,
             preset=settings.preset,
             coordinator=coordinator,
-            reading=read_reply(content),
+            reading=unread(),
             behind=behind,
             agreed=agreed_shapes(content),
+            overrides=to_run_config(settings, study)["overrides"],
         )
+        leaving, _, _ = egress.plainly(leaving, content)
         return Foreseen(
             message=message,
             round=0 if message == HELLO_MESSAGE else round,
@@ -170,15 +174,16 @@ def _training_reply(
     exams, _ = exams_of(site_of(node_config), settings)
     rng = np.random.default_rng(round_seed(settings.seed, exams.site, round))
     plans = list(plan_round(exams, settings.training, exams.kept.index.num_views, rng))
-    seen = np.unique(np.concatenate([plan.exams for plan in plans]))
+    facts = behind_update(plans, exams.reports, settings.training, (round - 1) * len(plans))
     known = {"num-examples": len(trainable(exams)), "num-steps": len(plans)}
     payload = np.dtype(settings.federation.payload)
     arrays = {name: Array(np.zeros(shape, payload)) for name, shape in shared_tensors(settings).items()}
     metrics = MetricRecord({name: known.get(name, 0.0) for name in TRAIN_METRICS})
     behind = {
-        "num-exams": len(seen),
-        "num-tokens": sum(len(joined(exams.reports[row])) for row in seen),
-        "num-steps": len(plans),
+        "num-exams": facts.num_exams,
+        "num-tokens": facts.num_tokens,
+        "num-batch-tokens": facts.num_batch_tokens,
+        "num-steps": facts.num_steps,
     }
     later = frozenset(TRAIN_METRICS) - set(known)
     return RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), behind, later

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
+from client.egress.forms import NOTICES, has_form
 from client.egress.policy import ANY, HELLO, MAX_LINE, REFUSED, TRAIN, Policy
 from client.egress.records import ARRAYS, NUMBERS, WORDS, Reading, Tensor
+from climb_model.made_by import program_version
+from climb_model.names import RunError
+from climb_model.run_config import from_run_config
+from configs.errors import SettingsError
 from configs.load import preset_names
+from configs.schema import Settings
 
 HELLO_MESSAGE, TRAIN_MESSAGE = "query.hello", "train"
 
@@ -23,10 +33,24 @@ _FORMS = {
 }
 """Records that a reply may have: name to kind."""
 
-BEHIND = {"num-exams": "exams", "num-tokens": "tokens", "num-steps": "steps"}
+BEHIND = {
+    "num-exams": "exams",
+    "num-tokens": "tokens",
+    "num-batch-tokens": "batch_tokens",
+    "num-steps": "steps",
+}
 """What a site's app tells of an update to its own egress check: name to key of the policy's `minimum`."""
 
-_WORDING = {"exams": "exams", "tokens": "report tokens", "steps": "optimizer steps"}
+WORDING = {
+    "exams": "exams",
+    "tokens": "report tokens",
+    "batch_tokens": "report tokens in every step",
+    "steps": "optimizer steps",
+}
+"""Keys of `minimum` in words."""
+
+_CLOCK, _CLOCK_S = "clock", 3600.0
+_COUNTS, _MAX_COUNT = "num-", 10**9
 _KNOWN_PARTS = re.compile(
     r"(fusion|slice_positions|text_projection|log_scale|image_head|start_token|report_generator"
     r"|slice_generator)\b"
@@ -46,6 +70,31 @@ class Leaving:
     reading: Reading
     behind: Mapping[str, int] | None
     agreed: Mapping[str, tuple[int, ...]] | None
+    overrides: str = "[]"
+    """Of the study's settings, as they came."""
+
+    own_line: bool = False
+    """Whether it is a refusal in this site's own words, not in those of the study's program."""
+
+    @cached_property
+    def settings(self) -> Settings | str:
+        """The study's settings; if they are not possible, the line by which the program says so."""
+        run_config = {"study": self.study, "preset": self.preset, "overrides": self.overrides}
+        try:
+            return from_run_config(run_config)[1]
+        except RunError as error:
+            return str(error)
+        except SettingsError as error:
+            return f"{error}; climb-federated {program_version()} runs here"
+        except Exception as error:  # what was sent may be anything
+            return f"failed with {type(error).__name__}; its own log says more"
+
+    @property
+    def sent(self) -> frozenset[str]:
+        """Names that the coordinator sent, which may be repeated to it."""
+        settings = self.settings
+        named = () if isinstance(settings, str) else _named(settings)
+        return frozenset((*named, *(self.agreed or ())))
 
     @property
     def is_refusal(self) -> bool:
@@ -77,14 +126,17 @@ def broken_rule(policy: Policy, site: str, leaving: Leaving) -> Broken | None:
     return next(_broken(policy, site, leaving), None)
 
 
-def spent_rule(policy: Policy, leaving: Leaving, *, run_bytes: int, num_rounds: int) -> Broken | None:
-    """The rule that a reply breaks after all that has left before; a refusal breaks none.
+def spent_rule(
+    policy: Policy, leaving: Leaving, *, run_bytes: int, num_rounds: int, num_messages: int
+) -> Broken | None:
+    """The rule that a reply breaks after all that has left before; a refusal in own words breaks none.
 
     Args:
         run_bytes: that have left in this run.
         num_rounds: updates that have left in the last 24 hours.
+        num_messages: messages that the study's program made in them.
     """
-    if leaving.is_refusal:
+    if leaving.own_line:
         return None
     wanted = run_bytes + leaving.reading.num_bytes
     if wanted > policy.bytes_per_run:
@@ -98,6 +150,12 @@ def spent_rule(policy: Policy, leaving: Leaving, *, run_bytes: int, num_rounds: 
             rule="rounds_per_day",
             line=f"lets at most {policy.rounds_per_day} updates leave in 24 hours",
             detail=f"{num_rounds} or more have left",
+        )
+    if num_messages >= policy.messages_per_day:
+        return Broken(
+            rule="messages_per_day",
+            line=f"lets at most {policy.messages_per_day} messages leave in 24 hours",
+            detail=f"{num_messages} or more have left",
         )
     return None
 
@@ -121,7 +179,7 @@ def _broken(policy: Policy, site: str, leaving: Leaving) -> Iterator[Broken]:
     for tensor in leaving.reading.tensors:
         yield from _broken_by_tensor(policy, tensor, leaving.agreed)
     yield from _broken_by_numbers(policy.numbers.get(section, ()), leaving.reading.numbers)
-    yield from _broken_by_words(policy.words.get(section, {}), leaving.reading.words, site)
+    yield from _broken_by_words(policy.words.get(section, {}), leaving, site)
     if leaving.is_update:
         yield from _broken_by_minimum(policy, leaving.behind)
     if leaving.reading.num_bytes > policy.bytes_per_round and not leaving.is_refusal:
@@ -157,14 +215,23 @@ def _broken_by_numbers(allowed: tuple[str, ...], numbers: Mapping[str, object]) 
             yield _rule("numbers", "does not let a further number leave", name)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             yield _rule("numbers", f"wants one finite number as '{name}'", name)
+        elif name.startswith(_COUNTS) and not (isinstance(value, int) and 0 <= value < _MAX_COUNT):
+            yield _rule("numbers", f"wants a count as '{name}'", name)
+        elif name == _CLOCK and abs(value - time.time()) > _CLOCK_S:
+            yield _rule("numbers", "wants the time of this machine as 'clock'", name)
 
 
-def _broken_by_words(allowed: Mapping[str, int], words: Mapping[str, object], site: str) -> Iterator[Broken]:
-    for key, value in words.items():
-        texts = value if isinstance(value, list) else [value]
+def _broken_by_words(allowed: Mapping[str, int], leaving: Leaving, site: str) -> Iterator[Broken]:
+    settings = leaving.settings
+    sequences = () if isinstance(settings, str) else settings.data.sequences
+    for key, value in leaving.reading.words.items():
         if key not in allowed:
             yield _rule("words", "does not let a further word leave", key)
             continue
+        if isinstance(value, list) != (key == NOTICES):
+            yield _rule("words", f"wants {'lines' if key == NOTICES else 'one text'} as '{key}'", key)
+            continue
+        texts = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
             yield _rule("words", f"wants text as '{key}'", key)
             continue
@@ -178,22 +245,33 @@ def _broken_by_words(allowed: Mapping[str, int], words: Mapping[str, object], si
             yield _rule("words", f"wants plain text as '{key}'", key)
         if key == "site" and value not in (site, ""):
             yield _rule("words", "lets no other name leave than the site's own", key)
+        if isinstance(value, str) and not leaving.is_refusal and not has_form(key, value, sequences):
+            yield _rule("words", f"wants '{key}' in this program's own form", key)
 
 
 def _broken_by_minimum(policy: Policy, behind: Mapping[str, int] | None) -> Iterator[Broken]:
     for name, key in BEHIND.items():
-        least = {
-            "exams": policy.minimum.exams,
-            "tokens": policy.minimum.tokens,
-            "steps": policy.minimum.steps,
-        }
+        least = dataclasses.asdict(policy.minimum)
         number = (behind or {}).get(name)
         if not isinstance(number, int) or isinstance(number, bool):
-            line = f"wants to know how many {_WORDING[key]} are behind an update"
+            line = f"wants to know how many {WORDING[key]} are behind an update"
             yield _rule(f"minimum.{key}", line, "not told")
         elif number < least[key]:
-            line = f"wants at least {least[key]} {_WORDING[key]} behind an update"
+            line = f"wants at least {least[key]} {WORDING[key]} behind an update"
             yield _rule(f"minimum.{key}", line, str(number))
+
+
+def _named(settings: Settings) -> Iterator[str]:
+    """Every text in settings."""
+    waiting: list[object] = [dataclasses.asdict(settings)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += cast(dict[str, object], value).values()
+        elif isinstance(value, list | tuple):
+            waiting += cast(list[object], value)
 
 
 def _told_name(name: str, agreed: Mapping[str, tuple[int, ...]] | None) -> str:

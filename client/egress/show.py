@@ -12,13 +12,13 @@ from rich.text import Text
 from client.audit import AuditEntry
 from client.egress.egress import REFUSED_KIND, SENT_KIND
 from client.egress.preview import Foreseen
-from client.egress.rules import HELLO_MESSAGE
+from client.egress.rules import BEHIND, HELLO_MESSAGE, WORDING
 
 WIDTH = 140
 """Where the output is no terminal."""
 
 _TITLES = {HELLO_MESSAGE: "first exchange (query.hello)"}
-_BEHIND = {"num-exams": "exams", "num-tokens": "report tokens", "num-steps": "optimizer steps"}
+_BEHIND = {name: WORDING[key] for name, key in BEHIND.items()}
 
 
 def show_foreseen(messages: Iterable[Foreseen], console: Console | None = None) -> None:
@@ -140,6 +140,7 @@ def _what(entry: AuditEntry) -> str:
         if isinstance(numbers, Mapping)
         else "",
         str(words["refused"]) if isinstance(words, Mapping) and "refused" in words else "",
+        f"{known['withheld']} sentences withheld" if known.get("withheld") else "",
     ]
     return "; ".join(part for part in parts if part)
 

@@ -63,7 +63,7 @@ class Outcome:
 
     content: RecordDict | None
     behind: Mapping[str, int] | None = None
-    """Counts behind an update: `num-exams`, `num-tokens`, `num-steps`."""
+    """Counts behind an update: `num-exams`, `num-tokens`, `num-batch-tokens`, `num-steps`."""
 
     line: str = ""
     """Why there are no records; names nothing of the site but what happened."""

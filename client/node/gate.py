@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -64,6 +64,10 @@ class Checker(Protocol):
         preset: str,
         coordinator: str,
         agreed: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        overrides: str = "[]",
+        bundle: str = "",
+        own_line: bool = False,
     ) -> RecordDict:
         """What leaves in the place of a reply."""
         ...
@@ -166,6 +170,9 @@ class Gate:
             preset=request.preset,
             coordinator=self._coordinator,
             agreed=agreed_shapes(received.message.content),
+            overrides=request.overrides,
+            bundle=outcome.bundle,
+            own_line=outcome.content is None,
         )
 
     def _outcome(self, request: _Request, received: Received, task: Task, stop: threading.Event) -> Outcome:
@@ -212,7 +219,8 @@ class Gate:
                     return "did not finish before the message's time was over; the process was ended"
                 return None
 
-            return self._run(received, self._settings, root, inner, self._paths.state, ended)
+            outcome = self._run(received, self._settings, root, inner, self._paths.state, ended)
+            return replace(outcome, bundle=bundle_digest(files))
 
     def _foreseen(self, request: _Request, received: Received) -> Broken | None:
         """The rule that no reply to this message could keep: better known before hours of training."""
@@ -224,6 +232,7 @@ class Gate:
             reading=read_reply(RecordDict()),
             behind=dict.fromkeys(BEHIND, sys.maxsize),
             agreed=None,
+            overrides=request.overrides,
         )
         return self._checker.foresee(leaving, received.context.run_id)
 
@@ -254,6 +263,9 @@ class _Request:
     kind: str
     study: str
     preset: str
+    overrides: str
+    """As they came; read by nothing but this program's own reader of settings."""
+
     round: int
 
     @staticmethod
@@ -266,6 +278,7 @@ class _Request:
             kind if kind in KINDS else "unknown",
             _name(config.get("study")),
             _name(config.get("preset")),
+            overrides if isinstance(overrides := config.get("overrides"), str) else "[]",
             round if isinstance(round, int) and not isinstance(round, bool) else 0,
         )
 

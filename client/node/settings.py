@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from client.audit import END_FILE
 from climb_model.atomic import write_text_atomic
 from climb_model.names import check_name
 from configs.errors import UserError
@@ -154,6 +155,11 @@ class NodePaths:
     def status(self) -> Path:
         """`state/status.json`: how the node is, for `climb-site status`."""
         return self.state / "status.json"
+
+    @property
+    def audit_end(self) -> Path:
+        """`state/audit-end.json`: where the audit log ended when this node wrote to it last."""
+        return self.state / END_FILE
 
     @property
     def lock(self) -> Path:

@@ -82,7 +82,7 @@ class _Node:
             paths,
             settings,
             FlowerRuntime(f"127.0.0.1:{port}", secret),
-            Egress(settings.private, paths.policy, settings.name),
+            Egress(settings.private, paths.policy, settings.name, end=paths.audit_end),
             coordinator=coordinator,
             say=self._note,
             told=lambda message: self._status.answered(message),

@@ -13,8 +13,9 @@ import torch
 
 from climb_model.model.climb import ClimbModel, ImageTokens
 from climb_model.model.text import ReportEncoder
-from climb_model.prepare import ExamSet, joined
+from climb_model.prepare import ExamSet
 from climb_model.training.batches import BatchPlan, plan_round, round_seed, trainable
+from climb_model.training.behind import Behind, behind_update
 from climb_model.training.errors import TrainingError
 from climb_model.training.memory import largest_batch, told_of_memory
 from climb_model.training.processes import ALONE, Processes
@@ -48,10 +49,8 @@ class TrainReport:
     losses: dict[str, float]
     """The same mean of each objective that has a weight, without it: for the site's own screen."""
     seconds: float
-    num_seen: int
-    """Different exams in the round's steps."""
-    num_tokens: int
-    """Report tokens of these exams, each exam counted once."""
+    behind: Behind
+    """For the site's own policy."""
 
     @property
     def parts(self) -> str:
@@ -134,15 +133,13 @@ def train_round(
             told.append(losses)
             if on_step is not None:
                 on_step(step, len(plans), losses.total.item())
-    seen = np.unique(np.concatenate([plan.exams for plan in plans]))
     report = TrainReport(
         num_exams=len(trainable(exams)),
         num_steps=len(plans),
         loss=sum(losses.total.item() for losses in told) / len(told),
         losses=mean_losses(told, settings),
         seconds=time.perf_counter() - start,
-        num_seen=len(seen),
-        num_tokens=sum(len(joined(exams.reports[row])) for row in seen),
+        behind=behind_update(plans, exams.reports, config, global_step),
     )
     return report, optimizer.state_dict()
 

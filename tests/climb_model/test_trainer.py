@@ -468,9 +468,12 @@ def test_what_lies_behind_an_update_is_counted_over_different_exams(
     tokens = [sum(len(sentence) for sentence in report) for report in exams.reports]
     few = debug("training.batch_size=2", "training.steps_per_round=1")
     _, [report], _ = train(exams, reports, few)
-    assert report.num_seen == 2
-    assert report.num_tokens in {a + b for i, a in enumerate(tokens) for b in tokens[i + 1 :]}
+    pairs = {a + b for i, a in enumerate(tokens) for b in tokens[i + 1 :]}
+    assert report.behind.num_exams == 2
+    assert report.behind.num_tokens == report.behind.num_batch_tokens
+    assert report.behind.num_tokens in pairs
     _, [report], _ = train(exams, reports, debug("training.batch_size=2", "training.steps_per_round=40"))
     with_report = [count for count in tokens if count]
-    assert (report.num_seen, report.num_tokens) == (len(with_report), sum(with_report))
-    assert report.num_steps == 40
+    assert (report.behind.num_exams, report.behind.num_tokens) == (len(with_report), sum(with_report))
+    assert report.behind.num_batch_tokens == min(pairs)  # of equally long reports
+    assert (report.num_steps, report.behind.num_steps) == (40, 39)  # the first of the warm-up is next to none

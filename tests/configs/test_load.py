@@ -227,7 +227,11 @@ IMPOSSIBLE = [
     ("training.learning_rate=.inf", "training.learning_rate must be finite and > 0, got inf"),
     (
         "training.warmup_from=1",
-        "training.warmup_from must be in [0, training.learning_rate (0.0005)], got 1.0",
+        "training.warmup_from must be in (0, training.learning_rate (0.0005)], got 1.0",
+    ),
+    (
+        "training.warmup_from=0",  # a first step that changes nothing would count as one
+        "training.warmup_from must be in (0, training.learning_rate (0.0005)], got 0.0",
     ),
     ("training.warmup_steps=-1", "training.warmup_steps must be >= 0, got -1"),
     ("training.weight_decay=-0.1", "training.weight_decay must be >= 0, got -0.1"),

@@ -32,6 +32,9 @@ TINY = (
 )
 """Of the preset `debug`: one pass over the site's exams a round, about a second."""
 
+LEAST = {"exams": 16, "tokens": 100, "batch_tokens": 10, "steps": 2}
+"""Behind an update, in each site's policy: batches of 4 exams whose reports are three short sentences."""
+
 LONG = ("training.steps_per_round=600",)
 """Rounds that train for about ten seconds, so that something can happen in them."""
 
@@ -191,6 +194,7 @@ class Federation:
             "--node",
             node,
         )
+        self.change_policy(site, minimum=LEAST)
         self.change_node(site, quotas__nice=0)  # machines that test have other work; trainings would wait
         if server is not None:
             self.change_node(site, server=server)

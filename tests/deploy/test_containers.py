@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from containers import BASE, USER, Container, build, compose, missing, options, podman
-from harness import SAME, TINY, Hospitals, furthest, script
+from harness import LEAST, SAME, TINY, Hospitals, change_yaml, furthest, script
 from safetensors.torch import load_file
 
 from client.node.bundle import bundle_digest, own_files
@@ -89,6 +89,7 @@ def study(
             kit = home / f"{name}.kit.yaml"
             volume = ("--volume", f"{kit}:/kit.yaml:ro")
             site.once("join", "/kit.yaml", "--data", "/data", "--private", "/private", options=volume)
+            change_yaml(folder / name / "node" / "policy.yaml", {"minimum": LEAST})
             request = shutil.copy(folder / name / "node" / f"{name}.request.yaml", home)
             os.chown(request, USER, USER)
             server.exec("climb-server", "admit", f"{name}.request.yaml")

@@ -167,7 +167,7 @@ def test_no_marker_is_on_the_wire_or_at_the_coordinator(
             private = tmp_path / MARKERS["private folder"] / site
             server = f"127.0.0.1:{relays[site].port}"
             federation.join(site, server=server, private=private)
-            federation.change_policy(site, minimum={"exams": 2, "tokens": 1, "steps": 1})
+            federation.change_policy(site, minimum={"exams": 2, "tokens": 1, "batch_tokens": 1, "steps": 1})
             federation.start_site(
                 site, CLIMB_MARKER=MARKERS["environment"], OMP_MARKER=MARKERS["environment"]
             )

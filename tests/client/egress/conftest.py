@@ -15,7 +15,7 @@ from client.egress.egress import Egress, agreed_shapes
 from client.egress.policy import Minimum, Policy
 
 CA = "ab" * 32
-BEHIND = {"num-exams": 32, "num-tokens": 384, "num-steps": 2}
+BEHIND = {"num-exams": 32, "num-tokens": 384, "num-batch-tokens": 384, "num-steps": 2}
 POLICY = Policy(
     coordinators=(CA,),
     studies=("study",),
@@ -23,10 +23,11 @@ POLICY = Policy(
     tensors={"fusion.*": None, "log_scale": (), "fixed": (2, 3)},
     dtypes=("float32", "float16"),
     numbers={"hello": ("num-examples",), "train": ("num-examples", "loss")},
-    words={"hello": {"site": 64, "notices": 10}, "refused": {"site": 64, "refused": 300}},
+    words={"hello": {"site": 64, "notices": 40}, "refused": {"site": 64, "refused": 300}},
     bytes_per_round=10_000,
     bytes_per_run=100_000,
     rounds_per_day=3,
+    messages_per_day=50,
     minimum=Minimum(),
 )
 
@@ -42,7 +43,7 @@ def make_update(arrays: Mapping[str, Any] | None = None, **numbers: Any) -> Reco
 
 def make_greeting(**words: Any) -> RecordDict:
     """A first exchange."""
-    told = ConfigRecord({"site": "Klinik", "notices": ["2 of 9"]} | words)
+    told = ConfigRecord({"site": "Klinik", "notices": ["2 exams lack a sequence"]} | words)
     return RecordDict({"hello": told, "metrics": MetricRecord({"num-examples": 40})})
 
 
@@ -87,6 +88,12 @@ class Door:
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
     return Door(tmp_path / "private")
+
+
+@pytest.fixture
+def behind() -> dict[str, int]:
+    """Facts that just keep the default minimum."""
+    return dict(BEHIND)
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from client.audit import AUDIT_FILE, AuditError, append, read_log
 from client.egress.egress import Egress
 from client.egress.policy import default_policy, write_policy
 from client.egress.records import read_reply
+from configs.load import load_settings, settings_hash
 
 
 def test_an_entry_tells_all_that_left(door: Any, update: Any) -> None:
     weights = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)
     content = update({"fusion.w": weights})
-    door.check(content, round=2)
+    door.check(content, round=2, overrides='["seed=1"]', bundle="cd" * 32)
     [entry] = read_log(door.private)
     assert entry.kind == "sent"
     num_bytes = read_reply(content).num_bytes
@@ -36,7 +37,12 @@ def test_an_entry_tells_all_that_left(door: Any, update: Any) -> None:
         "message": "train",
         "preset": "debug",
         "coordinator": "ab" * 32,
-        "behind": {"num-exams": 32, "num-tokens": 384, "num-steps": 2},
+        "behind": {"num-exams": 32, "num-tokens": 384, "num-batch-tokens": 384, "num-steps": 2},
+        "overrides": '["seed=1"]',
+        "settings": settings_hash(load_settings("debug", ["seed=1"])),
+        "bundle": "cd" * 32,
+        "own_line": False,
+        "withheld": 0,
         "update": True,
         "bytes": num_bytes,
         "run_bytes": num_bytes,
@@ -51,7 +57,7 @@ def test_an_entry_tells_all_that_left(door: Any, update: Any) -> None:
 def test_words_that_left_are_in_the_log(door: Any, greeting: Any) -> None:
     door.check(greeting(), kind="query.hello", round=0, behind=None)
     [entry] = read_log(door.private)
-    assert entry.fields["words"] == {"site": "Klinik", "notices": ["2 of 9"]}
+    assert entry.fields["words"] == {"site": "Klinik", "notices": ["2 exams lack a sequence"]}
     assert (entry.fields["behind"], entry.fields["update"]) == ({}, False)
 
 
@@ -183,7 +189,7 @@ import sys
 from pathlib import Path
 from flwr.app import MetricRecord, RecordDict
 from client.egress.egress import Egress
-behind = {"num-exams": 32, "num-tokens": 384, "num-steps": 2}
+behind = {"num-exams": 32, "num-tokens": 384, "num-batch-tokens": 384, "num-steps": 2}
 content = RecordDict({"metrics": MetricRecord({"loss": 1.5})})
 egress = Egress(Path(sys.argv[1]), Path(sys.argv[2]), "Klinik")
 given = ("train", "study", 7, 1, content, behind, "debug", "ab" * 32, {})

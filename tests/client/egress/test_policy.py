@@ -23,6 +23,7 @@ from climb_model.sharing import HELLO_WORDS, TRAIN_METRICS, shared_spec
 from configs.load import load_settings, preset_names
 
 CA = "0123456789abcdef" * 4
+LEAST = {"exams": 3, "tokens": 3, "batch_tokens": 3, "steps": 2}
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_policy_is_read_back_equal_and_only_its_owner_reads_it(file: Path) -> 
         tensors={"log_scale": (), "fusion.*": None, "fusion.w": (2, 3)},
         numbers={"hello": (), "train": ("loss",)},
         words={"hello": {}, "refused": {"site": 0}},
-        minimum=Minimum(exams=100, tokens=1000, steps=5),
+        minimum=Minimum(exams=100, tokens=1000, batch_tokens=500, steps=5),
     )
     write_policy(file, other)
     assert read_policy(file) == other
@@ -62,7 +63,7 @@ def test_the_file_explains_each_key(file: Path) -> None:
     for key in yaml.safe_load(file.read_text("utf-8")):
         place = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
         before = lines[:place]
-        while before and before[-1].startswith(("bytes_", "rounds_")):
+        while before and before[-1].startswith(("bytes_", "rounds_", "messages_")):
             before.pop()
         assert before[-1].startswith("#"), key
 
@@ -73,7 +74,7 @@ def test_the_default_lets_leave_what_this_version_sends_and_no_shared_generators
     assert set(policy.presets) == set(preset_names()) - {"climb-code"}
     assert policy.numbers["train"] == tuple(TRAIN_METRICS)
     assert set(policy.words["hello"]) == set(HELLO_WORDS)
-    assert policy.minimum == Minimum(exams=32, tokens=384, steps=2)
+    assert policy.minimum == Minimum(exams=32, tokens=384, batch_tokens=384, steps=2)
     for preset in preset_names():
         with torch.device("meta"):
             spec = shared_spec(build_model(load_settings(preset)))
@@ -102,8 +103,11 @@ def test_the_longest_beginning_decides(file: Path) -> None:
         ({"coordinator": []}, "there is no key 'coordinator'; did you mean 'coordinators'?"),
         ({"everything": True}, "there is no key 'everything'"),
         ({"tensors": None}, "tensors is missing; a policy has no defaults"),
-        ({"minimum": {"exams": 3, "tokens": 3}}, "minimum.steps is missing; a policy has no defaults"),
-        ({"minimum": {"exams": 3, "tokens": 3, "steps": 2, "x": 1}}, "there is no key 'minimum.x'"),
+        (
+            {"minimum": {"exams": 3, "tokens": 3, "batch_tokens": 3}},
+            "minimum.steps is missing; a policy has no",
+        ),
+        ({"minimum": LEAST | {"x": 1}}, "there is no key 'minimum.x'"),
         ({"minimum": 5}, "minimum must be names with values, got 5"),
         ({"numbers": {"hello": []}}, "numbers.train is missing"),
         ({"numbers": {"hello": [], "train": "loss"}}, "numbers.train must be a list, got 'loss'"),
@@ -121,7 +125,8 @@ def test_the_longest_beginning_decides(file: Path) -> None:
         ({"bytes_per_round": 1.5}, "bytes_per_round must be a whole number >= 0, got 1.5"),
         ({"bytes_per_run": True}, "bytes_per_run must be a whole number >= 0, got True"),
         ({"rounds_per_day": -1}, "rounds_per_day must be a whole number >= 0, got -1"),
-        ({"minimum": {"exams": 0, "tokens": 3, "steps": 2}}, "minimum.exams must be a whole number >= 1"),
+        ({"messages_per_day": None}, "messages_per_day is missing; a policy has no defaults"),
+        ({"minimum": LEAST | {"exams": 0}}, "minimum.exams must be a whole number >= 1"),
     ],
 )
 def test_what_cannot_be_meant_is_one_clear_line(file: Path, changed: dict[str, Any], told: str) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import message_to_proto
 
-from client.audit import AUDIT_FILE, append, read_log
+from client.audit import AUDIT_FILE, AuditError, append, read_log
 from client.cli import main
 from client.egress.egress import Egress, agreed_shapes
 from client.egress.policy import Minimum, default_policy, read_policy, write_policy
-from client.node.settings import NodeSettings, write_node
+from client.node.settings import NodePaths, NodeSettings, write_node
 from climb_model.kit import certificate_sha256
 
 MARKERS = ("Geheimwort", "PAT4711", "Krankenhausordner", "Privatordner", "_left", "Karzinom")
@@ -25,12 +26,12 @@ SETTINGS = (
     "evaluation.max_unknown_share=0.9",
 )
 PEM = "-----BEGIN CERTIFICATE-----\nAAECAw==\n-----END CERTIFICATE-----\n"
-FEW = Minimum(exams=5, tokens=10, steps=2)
+FEW = Minimum(exams=4, tokens=10, batch_tokens=4, steps=1)
 
 
 @pytest.fixture
 def node(hospital: Any, tmp_path: Path) -> Path:
-    """A node's folder of the hospital, whose policy takes 5 exams."""
+    """A node's folder of the hospital, whose policy takes 4 exams and one step."""
     folder = tmp_path / "node"
     folder.mkdir()
     (folder / "ca.crt").write_text(PEM)
@@ -84,7 +85,8 @@ def test_a_preview_is_what_then_leaves(hospital: Any, node: Path, previewed: Any
     ]
     assert train["numbers"] == {"num-examples": 6, "num-steps": 2, "loss": None, "seconds": None}
     assert sent["metrics"]["num-steps"] == 2
-    assert train["behind"]["num-exams"] == 5  # of 6, in two batches of 4
+    assert train["behind"]["num-exams"] == 4  # the first of two steps begins the warm-up: next to nothing
+    assert train["behind"]["num-steps"] == 1
     through(hospital, node, reply, "train", **train["behind"])
     assert reply.content is sent
     [entry] = read_log(hospital.private)
@@ -97,7 +99,7 @@ def test_a_preview_says_which_rule_stops_a_message(node: Path, previewed: Any) -
     code, out = previewed("--preset", "debug")
     assert code == 1
     assert "policy: may leave" in out
-    assert "policy: STAYS, by rule minimum.exams: it wants at least 32 exams behind an update (5)" in out
+    assert "policy: STAYS, by rule minimum.exams: it wants at least 32 exams behind an update (4)" in out
     (node / "policy.yaml").unlink()
     code, out = previewed("--preset", "debug")
     assert code == 1
@@ -150,7 +152,7 @@ def test_no_marker_of_the_sites_files_is_in_any_byte_that_leaves(
     hospital: Any, node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIMB_TEST_SECRET", "Geheimwort")
-    facts = {"num-exams": 6, "num-tokens": 60, "num-steps": 2}
+    facts = {"num-exams": 6, "num-tokens": 60, "num-batch-tokens": 20, "num-steps": 2}
     left = [
         through(hospital, node, hospital.ask("query.hello"), "query.hello"),
         through(hospital, node, hospital.train(), "train", **facts),
@@ -264,3 +266,29 @@ def test_a_site_without_a_log_has_no_entry(tmp_path: Path, capsys: pytest.Captur
     assert audit("--private", str(tmp_path)) == 0
     assert capsys.readouterr().out == "no entry\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_that_does_not_hold_its_end_stops_all_until_the_admin_accepts(
+    hospital: Any, node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = NodePaths(node).audit_end
+    egress = Egress(hospital.private, node / "policy.yaml", "H", end=end)
+    given = ("query.hello", "study", 1, 0)
+    told = RecordDict({"refused": ConfigRecord({"site": "H"})})
+    for _ in range(2):
+        assert egress.check(*given, told, None, "debug", certificate_sha256(PEM)) is told
+    log = ["audit", "log", "--node", str(node)]
+    assert main([*log, "--accept-end"]) == 0
+    assert "nothing to accept" in capsys.readouterr().out
+    (hospital.private / AUDIT_FILE).unlink()
+    with pytest.raises(AuditError, match="ends with entry 0 and does not hold entry 2"):
+        egress.check(*given, told, None, "debug", certificate_sha256(PEM))
+    assert not (hospital.private / AUDIT_FILE).exists()
+    assert main(log) == 1
+    assert "does not hold entry 2, which this node wrote last" in capsys.readouterr().err
+    assert main(["audit", "log", "--private", str(hospital.private), "--accept-end"]) == 2
+    assert main([*log, "--accept-end"]) == 0
+    assert "accepted, as entry 1 of the log says" in capsys.readouterr().out
+    assert egress.check(*given, told, None, "debug", certificate_sha256(PEM)) is told
+    assert main(log) == 0
+    assert [entry.kind for entry in read_log(hospital.private)] == ["end-accepted", "sent"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -156,17 +157,21 @@ def test_numbers(door: Any, update: Any, numbers: dict[str, Any], told: str) -> 
     assert door.line(update(None, **numbers)) == f"site 'Klinik': its policy {told}"
 
 
+MANY = "lets at most 40 characters leave as 'notices'"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ({"report": MARKER}, "does not let a further word leave"),
         ({MARKER: "x"}, "does not let a further word leave"),
-        ({"notices": ["12345", "678901"]}, "lets at most 10 characters leave as 'notices'"),
-        ({"notices": [""] * 11}, "lets at most 10 characters leave as 'notices'"),
-        ({"notices": b"bytes"}, "wants text as 'notices'"),
-        ({"notices": 5}, "wants text as 'notices'"),
-        ({"notices": [1, 2]}, "wants text as 'notices'"),
-        ({"notices": "a\nb"}, "wants plain text as 'notices'"),
+        ({"notices": ["20 exams lack a sequence", "3 notices withheld"]}, MANY),
+        ({"notices": ["2 exams lack a sequence"] * 2}, MANY),
+        ({"notices": b"bytes"}, "wants lines as 'notices'"),
+        ({"notices": 5}, "wants lines as 'notices'"),
+        ({"notices": "2 exams lack a sequence"}, "wants lines as 'notices'"),
+        ({"site": ["Klinik"]}, "wants one text as 'site'"),
+        ({"site": 5}, "wants text as 'site'"),
         ({"site": "PAT4711"}, "lets no other name leave than the site's own"),
     ],
 )
@@ -176,27 +181,35 @@ def test_words(door: Any, greeting: Any, words: dict[str, Any], told: str) -> No
 
 
 def test_words_at_their_length(door: Any, greeting: Any) -> None:
-    assert door.passes(greeting(notices=["12345", "67890"]), kind="query.hello", behind=None)
+    told = ["2000 exams lack a sequence"]
+    roomy = door.having(words={"hello": {"site": 6, "notices": len(told[0])}, "refused": {}})
+    assert roomy.passes(greeting(notices=told), kind="query.hello", behind=None)
 
 
 @pytest.mark.parametrize(
-    ("behind", "told"),
+    ("changed", "told"),
     [
         (None, "wants to know how many exams are behind an update"),
-        ({"num-exams": 32, "num-tokens": 384}, "wants to know how many optimizer steps are behind an update"),
-        ({"num-exams": 32, "num-tokens": True, "num-steps": 2}, "wants to know how many report tokens"),
-        ({"num-exams": 31, "num-tokens": 384, "num-steps": 2}, "wants at least 32 exams behind an update"),
-        ({"num-exams": 32, "num-tokens": 383, "num-steps": 2}, "wants at least 384 report tokens behind"),
-        ({"num-exams": 32, "num-tokens": 384, "num-steps": 1}, "wants at least 2 optimizer steps behind"),
+        ({"num-steps": None}, "wants to know how many optimizer steps are behind an update"),
+        ({"num-tokens": True}, "wants to know how many report tokens are behind"),
+        ({"num-batch-tokens": 384.0}, "wants to know how many report tokens in every step are behind"),
+        ({"num-exams": 31}, "wants at least 32 exams behind an update"),
+        ({"num-tokens": 383}, "wants at least 384 report tokens behind"),
+        ({"num-batch-tokens": 383}, "wants at least 384 report tokens in every step behind"),
+        ({"num-steps": 1}, "wants at least 2 optimizer steps behind"),
     ],
 )
-def test_the_minimum_behind_an_update(door: Any, update: Any, behind: Any, told: str) -> None:
-    assert told in door.line(update(), behind=behind)
+def test_the_minimum_behind_an_update(
+    door: Any, update: Any, behind: dict[str, int], changed: Any, told: str
+) -> None:
+    facts = None if changed is None else behind | changed
+    assert told in door.line(update(), behind=facts)
 
 
 def test_a_site_may_choose_another_minimum(door: Any, update: Any) -> None:
-    few = {"num-exams": 4, "num-tokens": 10, "num-steps": 1}
-    assert door.having(minimum=Minimum(exams=4, tokens=10, steps=1)).passes(update(), behind=few)
+    few = {"num-exams": 4, "num-tokens": 10, "num-batch-tokens": 5, "num-steps": 1}
+    least = Minimum(exams=4, tokens=10, batch_tokens=5, steps=1)
+    assert door.having(minimum=least).passes(update(), behind=few)
 
 
 def test_bytes_of_a_reply(door: Any, update: Any) -> None:
@@ -212,22 +225,46 @@ def test_the_count_of_bytes_is_that_of_the_wire_but_for_its_wrapping(update: Any
         assert abs(read_reply(content).num_bytes - wire) < 150
 
 
+TOLD = "site 'Klinik': failed with ValueError; its own log says more"
+
+
 def refusal(**words: Any) -> RecordDict:
-    return RecordDict({"refused": ConfigRecord({"site": "Klinik", "refused": "is paused"} | words)})
+    return RecordDict({"refused": ConfigRecord({"site": "Klinik", "refused": TOLD} | words)})
 
 
-def test_a_sites_own_refusal_leaves_without_facts_behind_it(door: Any) -> None:
+def test_a_refusal_leaves_without_facts_behind_it(door: Any) -> None:
     for kind in ("train", "query.hello"):
         assert door.passes(refusal(), kind=kind, behind=None)
     assert door.passes(refusal(site=""), behind=None)
-    assert door.having(bytes_per_round=0, bytes_per_run=0, rounds_per_day=0).passes(refusal(), behind=None)
+    assert door.having(bytes_per_round=0, rounds_per_day=0).passes(refusal(), behind=None)
+
+
+def test_a_refusal_of_the_studys_program_counts_and_one_in_the_sites_own_words_does_not(door: Any) -> None:
+    told = refusal(refused="site 'Klinik': is paused by its admin: Umbau")
+    few = door.having(messages_per_day=2)
+    for _ in range(3):
+        assert few.passes(told, behind=None, own_line=True)
+    assert few.passes(refusal(), behind=None)
+    assert few.passes(refusal(), behind=None)
+    assert few.line(refusal(), behind=None) == (
+        "site 'Klinik': its policy lets at most 2 messages leave in 24 hours"
+    )
+    assert few.passes(told, behind=None, own_line=True)
+    assert "lets at most 0 bytes leave in a run" in door.having(bytes_per_run=0).line(refusal(), behind=None)
 
 
 @pytest.mark.parametrize(
-    "words", [{"refused": "x" * 301}, {"refused": f"a\n{MARKER}"}, {"text": MARKER}, {"site": MARKER}]
+    "words", [{"text": MARKER}, {"site": MARKER}, {"refused": f"{TOLD}{TOLD}"}, {"refused": [TOLD]}]
 )
-def test_a_refusal_holds_no_more_than_the_policy_says(door: Any, words: dict[str, Any]) -> None:
-    assert "its policy" in door.line(refusal(**words), behind=None)
+@pytest.mark.parametrize("own_line", [True, False])
+def test_a_refusal_holds_no_more_than_the_policy_says(
+    door: Any, words: dict[str, Any], own_line: bool
+) -> None:
+    tight = door.having(words={"hello": {}, "refused": {"site": 64, "refused": len(TOLD)}})
+    left = tight.check(refusal(**words), behind=None, own_line=own_line)
+    line = str(left["refused"]["refused"])
+    assert "its policy" in line or line == "site 'Klinik': refused; its own log says more"
+    assert MARKER not in str(left)
 
 
 def test_a_policy_may_forbid_even_the_line_of_a_refusal(door: Any, update: Any) -> None:
@@ -263,7 +300,60 @@ def test_values_of_what_was_stopped_are_not_in_the_log_either(door: Any, greetin
     [entry] = read_log(door.private)
     assert MARKER not in str(entry.fields)
     assert entry.fields["words"] == ["site", "notices", "report"]
-    assert (entry.kind, entry.fields["rule"], entry.fields["detail"]) == ("refused", "words", "notices: 14")
+    assert (entry.kind, entry.fields["rule"], entry.fields["detail"]) == ("refused", "words", "notices")
+
+
+@pytest.mark.parametrize("shape", [(1,) * 33, (1,) * 40_000, (2**70,), (-1,)])
+def test_a_tensor_of_an_impossible_shape_is_refused_and_logged(
+    door: Any, update: Any, shape: tuple[int, ...]
+) -> None:
+    array = Array("float32", shape, "numpy.ndarray", b"xx")
+    line = door.line(update({"log_scale": array}), agreed={"log_scale": shape})
+    assert line.startswith("site 'Klinik': its policy does not let tensor 'log_scale' leave")
+    [entry] = read_log(door.private)
+    assert len(entry.fields["tensors"][0]["shape"]) <= 33  # type: ignore[index]
+
+
+def test_a_reply_that_cannot_be_read_is_refused_and_logged(
+    door: Any, update: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError(MARKER)
+
+    for place in ("egress.read_reply", "egress.broken_rule"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"client.egress.{place}", _first_time(place, fail))
+            assert door.line(update()) == "site 'Klinik': its policy wants a reply that can be read"
+    kinds = [(entry.kind, entry.fields["rule"]) for entry in read_log(door.private)]
+    assert kinds == [("refused", "records")] * 2
+    assert MARKER not in str(read_log(door.private))
+
+
+def _first_time(place: str, fail: Any) -> Any:
+    """Fails on the reply, and does its work on the refusal in its place."""
+    if place == "egress.broken_rule":
+        return fail
+    waiting = [fail]
+    return lambda content: waiting.pop()() if waiting else read_reply(content)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ({"num-examples": 40.0}, "wants a count as 'num-examples'"),
+        ({"num-examples": -1}, "wants a count as 'num-examples'"),
+        ({"num-examples": 10**9}, "wants a count as 'num-examples'"),
+        ({"clock": 0.0}, "wants the time of this machine as 'clock'"),
+    ],
+)
+def test_numbers_have_their_form(door: Any, numbers: dict[str, Any], told: str) -> None:
+    policy = door.having(numbers={"hello": ("num-examples", "clock"), "train": ()})
+    known = {"num-examples": 40, "clock": time.time()}
+    hello = ConfigRecord({"site": "Klinik"})
+    content = RecordDict({"hello": hello, "metrics": MetricRecord(known | numbers)})
+    assert policy.line(content, kind="query.hello") == f"site 'Klinik': its policy {told}"
+    sound = RecordDict({"hello": hello, "metrics": MetricRecord(known)})
+    assert policy.passes(sound, kind="query.hello")
 
 
 def test_names_are_those_of_the_one_list() -> None:

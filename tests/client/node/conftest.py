@@ -35,7 +35,8 @@ app = ClientApp()
 
 @app.train()
 def train(message, context):
-    context.state["behind-update"] = MetricRecord({"num-exams": 900, "num-tokens": 99999, "num-steps": 900})
+    facts = {"num-exams": 900, "num-tokens": 99999, "num-batch-tokens": 999, "num-steps": 900}
+    context.state["behind-update"] = MetricRecord(facts)
     metrics = MetricRecord({"num-examples": 9, "num-steps": 9, "loss": 1.0, "seconds": 1.0})
     arrays = message.content["arrays"]
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
@@ -176,7 +177,7 @@ def make_node(
         write_node(paths.folder, settings)
         write_policy(paths.policy, policy)
         runtime, log = Runtime(), list[str]()
-        egress = Egress(settings.private, paths.policy, settings.name)
+        egress = Egress(settings.private, paths.policy, settings.name, end=paths.audit_end)
         gate = Gate(paths, settings, runtime, egress, coordinator=COORDINATOR, say=log.append)
         return Node(paths, settings, gate, runtime, log)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from client.node.bundle import Approvals, bundle_digest, files_of_fab
 from client.node.child import Outcome
 from client.node.pause import pause, resume
 from climb_model.lock import only_process
+from configs.load import load_settings, settings_hash
 
 SPY = """
 import pathlib
@@ -62,6 +64,48 @@ def test_an_approved_bundle_runs_and_its_update_leaves_whole(
     Approvals(node.paths.bundles).withdraw(digest)
     assert digest[:12] in node.refused(received(bundle))
     assert not list(node.paths.work.iterdir())
+
+
+def test_the_log_says_which_code_and_settings_an_update_comes_from(
+    node: Any, received: Any, small_bundle: Any
+) -> None:
+    bundle = small_bundle()
+    digest = node.approve(bundle)
+    came = received(bundle)
+    came.context.run_config["overrides"] = '["training.warmup_steps=9"]'
+    node.ask(came)
+    refused, sent = (entry.fields for entry in read_log(node.settings.private))
+    assert (refused["bundle"], refused["own_line"]) == ("", True)
+    assert (sent["bundle"], sent["own_line"]) == (digest, False)
+    assert sent["overrides"] == '["training.warmup_steps=9"]'
+    assert sent["settings"] == settings_hash(load_settings("debug", ["training.warmup_steps=9"]))
+    assert json.loads(node.paths.audit_end.read_text())["number"] == 2
+
+
+TALKS = """
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message, context):
+    words = ConfigRecord({"site": "H", "refused": "site 'H': Frau Meier, 12.3.1960, Karzinom rechts"})
+    return Message(RecordDict({"refused": words}), reply_to=message)
+"""
+
+
+def test_a_refusal_in_a_programs_own_words_is_withheld_and_one_in_the_sites_is_not(
+    node: Any, received: Any, small_bundle: Any
+) -> None:
+    bundle = small_bundle(TALKS)
+    node.approve(bundle)
+    assert node.refused(received(bundle)) == "site 'H': refused; its own log says more"
+    pause(node.paths.paused, "Umbau bis Montag", now=False)
+    assert node.refused(received(bundle)) == "site 'H': is paused by its admin: Umbau bis Montag"
+    told = [entry.fields for entry in read_log(node.settings.private)]
+    assert [(fields["withheld"], fields["own_line"]) for fields in told] == [(0, True), (1, False), (0, True)]
 
 
 def test_what_runs_is_the_approved_bundle_not_one_like_it(
