@@ -6,6 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,7 +14,14 @@ from flwr.clientapp import ClientApp
 
 from client.folders import LOCK, SCRATCH
 from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
-from client.state import PrivateState, StateError, load_private, save_state, state_before
+from client.state import (
+    PrivateState,
+    StateError,
+    has_earlier_study,
+    load_private,
+    save_state,
+    state_before,
+)
 from client.summary import data_summary
 from client.trained_exams import forgotten_notice, record_exams
 from climb_model.data.exam import DataError
@@ -23,7 +31,7 @@ from climb_model.model.climb import build_model
 from climb_model.prepare import read_exams
 from climb_model.progress import observer
 from climb_model.randomness import derived_seed
-from climb_model.run_config import from_run_config
+from climb_model.run_config import from_run_config, study_number
 from climb_model.runs import RunError
 from climb_model.sharing import (
     BEHIND_UPDATE,
@@ -43,7 +51,15 @@ from configs.schema import Settings
 
 app = ClientApp()
 
-Work = Callable[[Site, str, Settings, RecordDict, RecordDict], RecordDict]
+
+class Study(NamedTuple):
+    """Which study a message belongs to."""
+
+    name: str
+    number: str
+
+
+Work = Callable[[Site, Study, Settings, RecordDict, RecordDict], RecordDict]
 """(site, study, settings, what came, what stays at the site for its own egress check) to what leaves."""
 
 MAX_NOTICE = 300
@@ -62,7 +78,9 @@ def train(message: Message, context: Context) -> Message:
     return Message(_answer(message, context, _train), reply_to=message)
 
 
-def _greet(site: Site, study: str, settings: Settings, content: RecordDict, state: RecordDict) -> RecordDict:
+def _greet(
+    site: Site, study: Study, settings: Settings, content: RecordDict, state: RecordDict
+) -> RecordDict:
     del study, content, state
     local_settings(site, settings)
     parse_devices(site.devices)
@@ -87,7 +105,9 @@ def _greet(site: Site, study: str, settings: Settings, content: RecordDict, stat
     return RecordDict({"hello": words, "metrics": numbers})
 
 
-def _train(site: Site, study: str, settings: Settings, content: RecordDict, state: RecordDict) -> RecordDict:
+def _train(
+    site: Site, study: Study, settings: Settings, content: RecordDict, state: RecordDict
+) -> RecordDict:
     state.pop(BEHIND_UPDATE, None)
     round, global_step = _order(content["config"], settings)
     if notice := _notice(content["config"]):
@@ -97,12 +117,17 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict, stat
     assert isinstance(arrays, ArrayRecord), "a training message carries the shared tensors"
     frozen = encoders_of(site, settings)
     model = build_model(settings, frozen.language_model)
-    kept = state_before(site.private / study, round, settings_hash(settings))
+    folder = site.private / study.name
+    kept = state_before(folder, round, study.number, settings_hash(settings))
     if kept is not None:
         load_private(model, kept.private)
+    elif has_earlier_study(folder, study.number):
+        site.say(
+            f"round {round}: the private state here is of an earlier study '{study.name}', starting without"
+        )
     elif round > 1:
         site.say(f"round {round}: no private state of an earlier round, starting without")
-    if notice := forgotten_notice(site.private / study):
+    if notice := forgotten_notice(folder):
         site.say(f"round {round}: {notice}")
     payload = settings.federation.payload
     begin = dict(arrays.to_torch_state_dict())
@@ -123,9 +148,9 @@ def _train(site: Site, study: str, settings: Settings, content: RecordDict, stat
         scratch=site.private / SCRATCH,
     )
     sent = reply_of(shared_state(model), begin, payload, sender=f"site '{site.name}'")
-    record_exams(site.private / study, exams, round)
-    after = PrivateState(round, settings_hash(settings), optimizer, private_state(model))
-    save_state(site.private / study, after)
+    record_exams(folder, exams, round)
+    after = PrivateState(round, study.number, settings_hash(settings), optimizer, private_state(model))
+    save_state(folder, after)
     site.say(
         f"round {round}: {report.num_steps} steps on {report.num_exams} exams, "
         f"loss {report.loss:.4f} ({report.parts})"
@@ -158,6 +183,7 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
         site = site_of(context.node_config)
         name = site.name
         study, settings = from_run_config(context.run_config)
+        number = study_number(context.run_config)
         torch.set_num_threads(settings.training.num_threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(settings.seed, name, message.metadata.message_type))
@@ -166,7 +192,7 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
                 what=f"works with the exams of site '{name}'",
                 wait_s=settings.federation.round_timeout_s,
             ):
-                return work(site, study, settings, message.content, context.state)
+                return work(site, Study(study, number), settings, message.content, context.state)
     except DataError as error:
         told, full = error.public, str(error)
     except SettingsError as error:

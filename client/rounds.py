@@ -51,7 +51,7 @@ class Training:
         """Private state first, then the checkpoint that needs it, then what can be made again from it."""
         digest = settings_hash(self.run.settings)
         if stand.optimizer is not None:
-            state = PrivateState(stand.round, digest, stand.optimizer, private_state(model))
+            state = PrivateState(stand.round, self.run.number, digest, stand.optimizer, private_state(model))
             record_exams(self.site.private / self.run.study, self.exams, stand.round)
             save_state(self.site.private / self.run.study, state)
         checkpoint = Checkpoint(
@@ -82,7 +82,7 @@ class Training:
                 f"the run folder of '{self.run.study}' with {digest}"
             )
         load_shared(model, checkpoint.shared, sender="the last checkpoint")
-        kept = state_before(private, checkpoint.round + 1, digest)
+        kept = state_before(private, checkpoint.round + 1, self.run.number, digest)
         if not checkpoint.round:
             return Stand()
         if kept is None or kept.round != checkpoint.round:

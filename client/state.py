@@ -39,6 +39,9 @@ class PrivateState:
     """State after a site's round."""
 
     round: int
+    number: str
+    """Of the study: one that is begun anew under the same name has another."""
+
     settings: str
     """Hash of the study's settings."""
 
@@ -48,14 +51,16 @@ class PrivateState:
 
 
 def save_state(folder: Path, state: PrivateState) -> None:
-    """Write the state of a round as a whole and keep the last two rounds.
+    """Write the state of a round as a whole and keep the study's last two rounds.
 
-    The server may still ask for the round before: its own checkpoint comes later.
+    The server may still ask for the round before: its own checkpoint comes later. What is left of an earlier
+    study of this name is removed, now that there is something in its place.
     """
     content = io.BytesIO()
     torch.save(
         {
             "round": state.round,
+            "number": state.number,
             "settings": state.settings,
             "optimizer": state.optimizer,
             "private": state.private,
@@ -63,20 +68,32 @@ def save_state(folder: Path, state: PrivateState) -> None:
         content,
     )
     write_atomic(folder / f"round-{state.round:04d}.pt", content.getvalue())
-    for old in _files(folder)[:-NUM_KEPT]:
+    own: list[Path] = []
+    for path in _files(folder):
+        if _number_of(path) == state.number:
+            own.append(path)
+        else:
+            path.unlink()
+    for old in own[:-NUM_KEPT]:
         old.unlink()
 
 
-def state_before(folder: Path, round: int, settings: str) -> PrivateState | None:
-    """The newest state of a round before `round`; None if the site has none.
+def state_before(folder: Path, round: int, number: str, settings: str) -> PrivateState | None:
+    """The study's newest state of a round before `round`; None if the site has none.
 
-    States of `round` and later are removed: the server never kept what they belong to.
+    The study's states of `round` and later are removed: the server never kept what they belong to. Those of
+    an earlier study of its name stay until this one saves its first.
+
+    Args:
+        number: of the study.
 
     Raises:
         StateError: if the state is damaged or belongs to other settings.
     """
     earlier: list[Path] = []
     for path in _files(folder):
+        if _number_of(path) not in (number, None):
+            continue
         if _round_of(path) < round:
             earlier.append(path)
         else:
@@ -86,7 +103,9 @@ def state_before(folder: Path, round: int, settings: str) -> PrivateState | None
     path = earlier[-1]
     try:
         values = cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
-        state = PrivateState(values["round"], values["settings"], values["optimizer"], values["private"])
+        state = PrivateState(
+            values["round"], number, values["settings"], values["optimizer"], values["private"]
+        )
     except _DAMAGE:
         raise StateError(f"private state {path} is damaged: delete it to start without it") from None
     if state.settings != settings:
@@ -95,6 +114,11 @@ def state_before(folder: Path, round: int, settings: str) -> PrivateState | None
             "choose another study name or delete it"
         )
     return state
+
+
+def has_earlier_study(folder: Path, number: str) -> bool:
+    """Whether there is state of an earlier study of this name."""
+    return any(_number_of(path) not in (number, None) for path in _files(folder))
 
 
 @torch.no_grad()
@@ -113,6 +137,15 @@ def load_private(model: nn.Module, private: dict[str, Tensor]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-*.pt"))
+
+
+def _number_of(path: Path) -> str | None:
+    """Number of the study that a state belongs to, without reading its tensors; None: it is damaged."""
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return str(cast(dict[str, Any], values).get("number", ""))
+    except _DAMAGE:
+        return None
 
 
 def _round_of(path: Path) -> int:

@@ -219,8 +219,8 @@ class FederationConfig:
 
     deadline_factor: float = 3.0
     """Over a network, a round ends for late sites after this many times the median of what the sites' last
-    replies took, training and both ways. 0: only `round_timeout_s` counts, as in a round without a measured
-    site before it."""
+    replies took, training and both ways. 0: only `round_timeout_s` counts. Where no
+    site was measured before, the time in which half of them answer takes the place of the median."""
 
     min_deadline_s: float = 300.0
     """Shortest deadline of that kind in seconds; longer than the 180 s that Flower lets an upload pause."""

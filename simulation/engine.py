@@ -108,7 +108,7 @@ def _go(out: Path, plan: Plan, observer: RunObserver | None) -> dict[str, object
     )
     write_place(out / "server.json", place)
     nodes = [_node_config(folder, name, path, plan.weights) for name, path in plan.sites.items()]
-    run_config = to_run_config(folder.settings, folder.study)
+    run_config = to_run_config(folder.settings, folder.study, folder.number)
     if plan.engine == "flower":
         run_flower(folder, nodes, run_config, observer)
     else:

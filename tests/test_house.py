@@ -12,6 +12,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import grimp
 import pytest
 
 PACKAGES = ("configs", "climb_model", "strategies", "server", "client", "simulation")
@@ -20,8 +21,14 @@ GUARDS = ("client/node/", "client/egress/", "client/kit/", "server/deployment/")
 BUNDLED = ("configs", "climb_model", "strategies", "server", "client")
 COMMANDS = {
     "climb-sim": ("demo", "make-data", "make-dicom", "run", "model"),
-    "climb-site": ("import", "check", "forget", "train", "evaluate", "similar", "join", "leave"),
-    "climb-server": ("init", "renew", "invite", "admit", "revoke", "sites", "evaluate", "card"),
+    "climb-site": (
+        *("import", "check", "forget", "train", "evaluate", "similar"),
+        *("join", "start", "pause", "status", "preview", "approve", "audit", "leave"),
+    ),
+    "climb-server": (
+        *("init", "renew", "start", "invite", "admit", "revoke", "sites"),
+        *("run", "status", "stop", "resume", "evaluate", "card"),
+    ),
 }
 MAX_BUNDLE = 1_000_000
 """Bytes: a tenth of what Flower accepts."""
@@ -124,20 +131,29 @@ def test_the_bundle_is_well_under_a_megabyte(bundle: Path) -> None:
     assert bundle.stat().st_size < MAX_BUNDLE
 
 
-def test_the_bundle_holds_the_two_apps_code_and_nothing_else(
+def test_the_bundle_holds_what_the_two_apps_import_and_nothing_else(
     bundle: Path, checkout_files: tuple[Path, ...]
 ) -> None:
     held = set(zipfile.ZipFile(bundle).namelist()) - {"pyproject.toml", ".info/CONTENT"}
-    code = {file.as_posix() for file in checkout_files if file.parts[0] in BUNDLED}
-    code = {name for name in code if not name.startswith((*DATA_DOOR, *GUARDS))}
-    assert held == {name for name in code if name.endswith((".py", ".yaml", ".json"))}
+    graph = grimp.build_graph(*BUNDLED)
+    modules = {"client.app", "server.app"}
+    modules = modules.union(*(graph.find_upstream_modules(app) for app in modules))
+    parts = [name.split(".") for name in modules]
+    modules |= {".".join(name[:depth]) for name in parts for depth in range(1, len(name))}
+    paths = {name.replace(".", "/") for name in modules}
+    files = {file.as_posix() for file in checkout_files}
+    code = {name for path in paths for name in (f"{path}.py", f"{path}/__init__.py") if name in files}
+    assert {name for name in held if name.endswith(".py")} == code
+    assert not [name for name in held if name.startswith((*DATA_DOOR, *GUARDS))]
+    beside = {name for name in files if name.endswith((".yaml", ".json")) and name.split("/")[0] in BUNDLED}
+    assert held - code == {name for name in beside if not name.startswith((*DATA_DOOR, *GUARDS))}
     assert {"client/app.py", "server/app.py", "climb_model/sharing.py", "configs/climb.yaml"} <= held
 
 
-def test_flower_s_run_settings_are_three_and_none_is_a_path(bundle: Path) -> None:
+def test_flower_s_run_settings_are_four_and_none_is_a_path(bundle: Path) -> None:
     content = zipfile.ZipFile(bundle).read("pyproject.toml").decode("utf-8")
     app = tomllib.loads(content)["tool"]["flwr"]["app"]
-    assert set(app["config"]) == {"study", "preset", "overrides"}
+    assert set(app["config"]) == {"study", "study-number", "preset", "overrides"}
     assert app["components"] == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
 
 

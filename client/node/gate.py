@@ -30,6 +30,7 @@ from client.node.bundle import (
     difference,
     files_of,
     own_contents,
+    program_digest,
     unpack,
     version_of,
 )
@@ -47,6 +48,8 @@ FAULT_S = 5.0
 
 KINDS = ("query.hello", "train")
 """The messages that a site works on."""
+
+_CHANGED = "has another program on its disk than when its node was started: restart the node"
 
 
 @runtime_checkable
@@ -86,6 +89,7 @@ class Gate:
     Guarantees:
         - No code of a bundle is unpacked or imported unless its files are this image's own, or are
           those that the site's admin approved.
+        - What runs as this image's own is what was in its files when the gate was made.
         - Every reply passes the site's policy and its audit log; if the log cannot be written, nothing
           is answered at all.
         - Whatever fails, the reply names the kind of failure and nothing else.
@@ -115,6 +119,7 @@ class Gate:
         """
         self._paths, self._settings, self._runtime, self._checker = paths, settings, runtime, checker
         self._coordinator, self._say, self._told, self._run = coordinator, say, told, run
+        self._program = program_digest()
         self._own = files_of(own := own_contents())
         self._own_version = version_of(own)
         self._approvals = Approvals(paths.bundles)
@@ -147,7 +152,7 @@ class Gate:
             if task.lost.is_set():
                 self._say(f"{request}: the SuperNode knows it no more; no answer")
                 return True
-            content = self._check(request, received, outcome)
+            content = self._check(request, received, outcome)  # in the audit log, whatever comes of the rest
             task.push(Message(content, reply_to=received.message), received.context)
             refused = _refused(content)
             num_bytes = sum(record.count_bytes() for record in content.array_records.values())
@@ -169,7 +174,7 @@ class Gate:
             behind=outcome.behind,
             preset=request.preset,
             coordinator=self._coordinator,
-            agreed=agreed_shapes(received.message.content),
+            agreed=agreed_shapes(_content_of(received.message)),
             overrides=request.overrides,
             bundle=outcome.bundle,
             own_line=outcome.content is None,
@@ -183,6 +188,8 @@ class Gate:
             return Outcome(None, line=f"failed with {type(error).__name__}; its own log says more")
 
     def _work(self, request: _Request, received: Received, task: Task, stop: threading.Event) -> Outcome:
+        if not received.message.has_content():
+            return Outcome(None, line="works on messages, and got one that tells of an error")
         if request.kind not in KINDS:
             return Outcome(None, line="works on the first exchange and on rounds of training, nothing else")
         if line := paused_line(self._paths.paused):
@@ -193,6 +200,8 @@ class Gate:
             contents = contents_of_fab(received.bundle)
         except BundleError as error:  # its text is about what the coordinator sent
             return Outcome(None, line=f"does not run the study's program: {error}")
+        if program_digest() != self._program:
+            return Outcome(None, line=_CHANGED)
         files = files_of(contents)
         self._paths.work.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _folder(self._paths.work) as folder:
@@ -220,7 +229,10 @@ class Gate:
                 return None
 
             outcome = self._run(received, self._settings, root, inner, self._paths.state, ended)
-            return replace(outcome, bundle=bundle_digest(files))
+            outcome = replace(outcome, bundle=bundle_digest(files))
+            if program_digest() != self._program:  # the process may have loaded a part of it late
+                return Outcome(None, line=_CHANGED)
+            return outcome
 
     def _foreseen(self, request: _Request, received: Received) -> Broken | None:
         """The rule that no reply to this message could keep: better known before hours of training."""
@@ -240,8 +252,8 @@ class Gate:
         """Keep a bundle that nobody approved, and say how it differs."""
         found = difference(self._own, files)
         self._approvals.wait(digest, bundle, found)
-        hint = f"climb-site approve {digest[:12]}"
-        self._say(f"bundle {digest} is not approved, {_differ(found)}; look at it: {hint} --diff")
+        hint = f"climb-site approve {digest}"
+        self._say(f"a bundle is not approved, {_differ(found)}; look at it: {hint} --diff")
         if version != self._own_version:
             return Outcome(
                 None,
@@ -272,7 +284,7 @@ class _Request:
     def of(received: Received) -> _Request:
         config = received.context.run_config
         kind = received.message.metadata.message_type
-        settings = received.message.content.config_records.get("config")
+        settings = _content_of(received.message).config_records.get("config")
         round = settings.get("server-round") if settings is not None else None
         return _Request(
             kind if kind in KINDS else "unknown",
@@ -284,6 +296,11 @@ class _Request:
 
     def __str__(self) -> str:
         return f"{self.study or 'unnamed study'}, {self.kind}, round {self.round}"
+
+
+def _content_of(message: Message) -> RecordDict:
+    """What a message brings; nothing if it tells of an error in its place."""
+    return message.content if message.has_content() else RecordDict()
 
 
 def refusal(site: str, line: str) -> RecordDict:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from client.egress.egress import Egress
 from client.egress.policy import read_policy
+from client.node import seccomp
 from client.node.checks import check_node
 from client.node.fence import gaps
 from client.node.gate import Gate
@@ -107,6 +108,11 @@ class _Node:
         self._say(f"site '{self._settings.name}' starts; its program's bundle is {self._gate.digest[:12]}")
         if gap := gaps():
             self._say(f"this kernel {gap}")
+        if not seccomp.is_there():
+            self._say(
+                "this machine takes no filter of system calls: the training process can open connections, "
+                "change modes of this user's files and leave processes behind"
+            )
         if lacking := lacking_weights(read_policy(self._paths.policy).presets, self._settings.weights):
             self._say(lacking)
         gate = threading.Thread(target=self._run_gate, name="gate")

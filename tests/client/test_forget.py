@@ -353,7 +353,7 @@ def test_a_file_of_another_kind_that_names_it_is_told(site: Path) -> None:
 
 def test_states_without_a_list_of_exams_are_told(site: Path, tmp_path: Path) -> None:
     folder = tmp_path / "private" / "study"
-    save_state(folder, PrivateState(1, "x", {}, {"w": torch.zeros(1)}))
+    save_state(folder, PrivateState(1, "", "x", {}, {"w": torch.zeros(1)}))
     lines = to_lines(forget(LEFT, site, [tmp_path / "private"]))
     assert f"nobody noted which exams trained these private weights: {folder}" in lines
 

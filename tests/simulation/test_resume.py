@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from client.state import PrivateState, StateError, save_state, state_before
+from client.state import PrivateState, StateError, has_earlier_study, save_state, state_before
 from climb_model.runs import RunFolder
 from simulation.engine import resume, run
 
@@ -189,8 +189,11 @@ def test_tensorboard_has_each_round_once_after_a_resume(uninterrupted: Path, tmp
     assert [event.step for event in board.Scalars("site_A/loss")] == [1, 2, 3]
 
 
-def state(round: int, settings: str = "abc") -> PrivateState:
-    return PrivateState(round, settings, {"state": {0: {"step": torch.tensor(float(round))}}}, {})
+NUMBER, OTHER = "0" * 16, "f" * 16
+
+
+def state(round: int, settings: str = "abc", number: str = NUMBER) -> PrivateState:
+    return PrivateState(round, number, settings, {"state": {0: {"step": torch.tensor(float(round))}}}, {})
 
 
 def test_the_last_two_rounds_of_private_state_are_kept(tmp_path: Path) -> None:
@@ -202,19 +205,54 @@ def test_the_last_two_rounds_of_private_state_are_kept(tmp_path: Path) -> None:
 def test_a_site_starts_from_its_newest_earlier_state_and_removes_later_ones(tmp_path: Path) -> None:
     for round in (3, 4):
         save_state(tmp_path, state(round))
-    found = state_before(tmp_path, 4, "abc")
+    found = state_before(tmp_path, 4, NUMBER, "abc")
     assert found is not None
     assert found.round == 3
     assert found.optimizer["state"][0]["step"].item() == 3.0
     assert [path.name for path in tmp_path.iterdir()] == ["round-0003.pt"]
-    assert state_before(tmp_path, 1, "abc") is None
+    assert state_before(tmp_path, 1, NUMBER, "abc") is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_or_foreign_private_state_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, state(1, settings="other"))
     with pytest.raises(StateError, match="belongs to settings other, the study has abc"):
-        state_before(tmp_path, 2, "abc")
+        state_before(tmp_path, 2, NUMBER, "abc")
     (tmp_path / "round-0001.pt").write_bytes(b"PK rubbish")
     with pytest.raises(StateError, match=r"round-0001\.pt is damaged"):
-        state_before(tmp_path, 2, "abc")
+        state_before(tmp_path, 2, NUMBER, "abc")
+
+
+@pytest.mark.parametrize("settings", ["abc", "other"])
+def test_state_of_an_earlier_study_of_the_name_is_not_used_and_stays_until_the_first_save(
+    tmp_path: Path, settings: str
+) -> None:
+    for round in (3, 4):
+        save_state(tmp_path, state(round, settings, OTHER))
+    for asked in (1, 5):
+        assert state_before(tmp_path, asked, NUMBER, "abc") is None
+        assert has_earlier_study(tmp_path, NUMBER)
+        assert not has_earlier_study(tmp_path, OTHER)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0003.pt", "round-0004.pt"]
+    save_state(tmp_path, state(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["round-0001.pt"]
+    assert state_before(tmp_path, 2, NUMBER, "abc") is not None
+
+
+def test_a_study_begun_anew_under_its_old_name_gives_what_it_gave_at_first(
+    study: Any, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """The sites still hold round 3 of the first attempt; the new number does not change a bit."""
+    out = tmp_path / "study"
+    shutil.copytree(uninterrupted, out)
+    marker = out / "run.json"
+    first = json.loads(marker.read_text())["number"]
+    for path in (*out.glob("checkpoints/*"), out / "summary.json", out / "history.jsonl"):
+        path.unlink()
+    (out / "checkpoints").rmdir()
+    run(study.settings(STEPS, ROUNDS), sites=study.sites, central=study.central, out=out)
+    assert json.loads(marker.read_text())["number"] != first
+    assert_same_result(out, uninterrupted)
+    told = (out / "sites/A/site.log").read_text()
+    assert told.count("round 1: the private state here is of an earlier study 'study', starting without") == 1
+    assert "round 2: the private state here" not in told

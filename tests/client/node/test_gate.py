@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import RecordDict
+from flwr.app import Error, Message, RecordDict
 
 from client.audit import read_log
 from client.egress.policy import default_policy, write_policy
 from client.node.bundle import Approvals, bundle_digest, files_of_fab
 from client.node.child import Outcome
 from client.node.pause import pause, resume
+from client.node.runtime import Received
 from climb_model.lock import only_process
 from configs.load import load_settings, settings_hash
 
@@ -280,6 +282,46 @@ def test_without_the_audit_log_nothing_is_answered(node: Any, received: Any, sma
     task_stop = threading.Event()
     threading.Timer(0.5, task_stop.set).start()
     node.gate.run_until(task_stop)  # and goes on
+
+
+def test_a_message_that_tells_of_an_error_is_answered_and_noted(
+    node: Any, received: Any, small_bundle: Any
+) -> None:
+    came = received(small_bundle())
+    error = Message(Error(code=0, reason="PAT4711"), reply_to=came.message)
+    error.metadata.__dict__["_message_id"] = "message-1"
+    line = node.refused(Received(error, came.context, came.bundle))
+    assert line == "site 'H': works on messages, and got one that tells of an error"
+    [entry] = read_log(node.settings.private)
+    assert entry.fields["message"] == "train"
+
+
+@pytest.mark.parametrize("ttl", [math.nan, math.inf, -math.inf])
+def test_a_message_without_an_end_is_not_worked_on(
+    ttl: float, node: Any, received: Any, small_bundle: Any
+) -> None:
+    bundle = small_bundle(DIES.format(what="time", does="time.sleep(600)"))
+    node.approve(bundle)
+    came = received(bundle)
+    came.message.metadata.__dict__["_ttl"] = ttl
+    assert "before the message's time was over" in node.refused(came)
+
+
+def test_a_program_that_changed_on_the_disk_does_not_run(
+    node: Any, received: Any, small_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(*_: Any) -> Outcome:
+        ran.append("it ran")
+        monkeypatch.setattr("client.node.gate.program_digest", lambda: "changed")
+        return Outcome(RecordDict(), None)
+
+    bundle = run_as(node, run, small_bundle())
+    told = "site 'H': has another program on its disk than when its node was started: restart the node"
+    assert node.refused(received(bundle, "query.hello")) == told
+    assert node.refused(received(bundle, "query.hello")) == told
+    assert ran == ["it ran"]
 
 
 def test_a_lost_message_is_not_answered(node: Any, received: Any, small_bundle: Any) -> None:
