@@ -314,7 +314,7 @@ def test_a_federation_trains_on_what_was_imported(
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     train = {site: sum(e["split"] == "train" and e["report"] for e in door.truth[site]) for site in SITES}
     assert summary["exams"] == {site: 2 * count for site, count in train.items()}
-    assert 0 < summary["mean_auc"] < 1
+    assert 0 <= summary["mean_auc"] <= 1
 
 
 @pytest.mark.long

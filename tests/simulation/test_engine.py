@@ -71,7 +71,8 @@ def test_the_run_folder_holds_what_the_architecture_says(finished: Any, study: A
     assert [record["round"] for record in rounds] == [0, 1, 2]
     assert rounds[0]["sites"] == {}
     assert {name: site["exams"] for name, site in rounds[1]["sites"].items()} == {"A": 6, "B": 12, "C": 18}
-    assert set(rounds[1]["sites"]["A"]) == {"exams", "steps", "loss", "seconds", "bytes_up", "bytes_down"}
+    facts = {"exams", "steps", "loss", "seconds", "bytes_up", "bytes_down", "wall_s"}
+    assert set(rounds[1]["sites"]["A"]) == facts
     assert [record["global_step"] for record in rounds] == [0, 2, 4]
     assert set(rounds[2]["auc"]) == {"Zyste", "Karzinom"}
     assert json.loads((out / "summary.json").read_text()) == summary

@@ -196,7 +196,8 @@ def test_a_private_folder_that_is_there_is_closed_or_refused(
     joined: Callable[..., Joined], tmp_path: Path
 ) -> None:
     private = tmp_path / "kept"
-    private.mkdir(mode=0o755)
+    private.mkdir()
+    private.chmod(0o755)
     (private / "letter").touch()
     with pytest.raises(UsageError, match=r"--private is open to others \(mode 0755\): chmod 700 .*/kept"):
         joined(private=private)
