@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client.folders import LOCK, SCRATCH
+from client.refusal import refusal
 from client.site import PolicyError, Site, SiteError, encoders_of, exams_of, local_settings, screen, site_of
 from client.state import (
     PrivateState,
@@ -35,7 +36,6 @@ from climb_model.run_config import from_run_config, study_number
 from climb_model.runs import RunError
 from climb_model.sharing import (
     BEHIND_UPDATE,
-    REFUSAL,
     SharingError,
     load_shared,
     private_state,
@@ -207,12 +207,7 @@ def _answer(message: Message, context: Context, work: Work) -> RecordDict:
         screen.error("%s", full)
     else:
         site.say(full, fault=True)
-    return _refusal(name, told)
-
-
-def _refusal(name: str, told: str) -> RecordDict:
-    line = told if f"'{name}'" in told else f"site '{name}': {told}" if name else f"a site {told}"
-    return RecordDict({"refused": ConfigRecord({"site": name, REFUSAL: line})})
+    return refusal(name, told)
 
 
 def _notice(config: object) -> str:

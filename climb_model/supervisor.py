@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from climb_model.logs import is_full
+
 POLL_S = 0.2
 STOP_S = 10.0
 """Seconds between SIGTERM and SIGKILL."""
-
-LOG_BYTES = 10_000_000
-"""A log of this size is moved to `NAME.1`, which it replaces."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class _Runner:
         if code is not None:
             self._ended(code)
             return
-        _rotate(self.service.log)
+        _rotate_open(self.service.log)
         if not self.state.ready:
             self._ask()
         else:
@@ -269,12 +268,11 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return None
 
 
-def _rotate(log: Path) -> None:
+def _rotate_open(log: Path) -> None:
     """Copy and empty a large log: its writer keeps the file open, at its end wherever that is."""
-    with suppress(FileNotFoundError):
-        if log.stat().st_size >= LOG_BYTES:
-            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-            os.truncate(log, 0)
+    if is_full(log):
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
 
 
 def end_left_behind(variable: str, value: str, patience_s: float = STOP_S) -> None:

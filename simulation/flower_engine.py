@@ -13,6 +13,8 @@ from pathlib import Path
 
 from client.site import VARIABLE as SITES_VARIABLE
 from climb_model.atomic import write_text_atomic
+from climb_model.environment import NO_HUB
+from climb_model.ports import free_port
 from climb_model.progress import Silent
 from climb_model.runs import RunError, RunFolder, RunObserver
 from climb_model.supervisor import end_left_behind
@@ -22,8 +24,6 @@ from server.deployment.flower import (
     HOME_VARIABLE,
     app_folder,
     environment,
-    free_port,
-    offline,
     script,
     write_connection,
     write_run_config,
@@ -180,7 +180,7 @@ def _inherited(folder: RunFolder, home: Path, *, local: bool) -> dict[str, str]:
         local: whether the encoders' weights are in a folder, not at the hub.
     """
     places = {SERVER_VARIABLE: str(folder.path / "server.json"), SITES_VARIABLE: str(home / "sites.json")}
-    return {**environment(home), **places, **(offline() if local else {})}
+    return {**environment(home), **places, **(NO_HUB if local else {})}
 
 
 def _federation_config(settings: Settings, num_sites: int) -> str:

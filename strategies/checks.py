@@ -21,7 +21,7 @@ from climb_model.sharing import (
 )
 from configs.errors import UserError
 
-ARRAYS, METRICS, CONFIG, REFUSED = "arrays", "metrics", "config", "refused"
+ARRAYS, METRICS, CONFIG, REFUSED = "arrays", "metrics", "config", REFUSAL
 """Names of the records of a message. A reply has the first two, or only the last."""
 
 MAX_STEPS = 1_000_000

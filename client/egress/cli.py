@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import deque
 from pathlib import Path
 
+from client.node.arguments import add_node_argument, node_folder
 from configs.cli import DONE, FAILED, Parser, Tool, existing_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
@@ -22,18 +22,6 @@ def add_egress(tool: Tool) -> None:
     _add_audit(tool)
 
 
-def _add_node(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--node", type=Path, metavar="DIR", help="the node's folder; else CLIMB_NODE, else ./node"
-    )
-
-
-def _node(arguments: argparse.Namespace) -> Path:
-    from client.node.settings import DEFAULT_FOLDER, VARIABLE
-
-    return arguments.node or Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER)
-
-
 def _add_preview(tool: Tool) -> None:
     parser = tool.verb(
         "preview",
@@ -41,7 +29,7 @@ def _add_preview(tool: Tool) -> None:
         does="show all that this site's next messages would hold, and what its policy says; sends nothing",
         settings=True,
     )
-    _add_node(parser)
+    add_node_argument(parser)
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -58,7 +46,7 @@ def _add_preview(tool: Tool) -> None:
 def _preview(arguments: argparse.Namespace) -> int:
     from client.node.settings import NodeError, NodePaths, read_node
 
-    folder = _node(arguments)
+    folder = node_folder(arguments)
     node, paths = read_node(folder), NodePaths(folder)
     from client.egress.policy_text import tensor_text
     from client.egress.preview import last_message, preview, shared_tensors
@@ -101,7 +89,7 @@ def _add_audit(tool: Tool) -> None:
 
 def _add_log(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(audit=_audit_log)
-    _add_node(parser)
+    add_node_argument(parser)
     parser.add_argument(
         "--private", type=Path, metavar="DIR", help="the site's private folder, not the node's"
     )
@@ -137,7 +125,7 @@ def _audit_log(arguments: argparse.Namespace) -> int:
     else:
         from client.node.settings import NodePaths, read_node
 
-        folder = _node(arguments)
+        folder = node_folder(arguments)
         private, end = read_node(folder).private, NodePaths(folder).audit_end
     if arguments.accept_end and end is not None:
         return _accept_end(private, end)

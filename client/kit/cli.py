@@ -7,30 +7,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.node.arguments import add_node_argument, node_folder
 from configs.cli import DONE, Tool, existing_folder
 from configs.errors import UsageError
 
 if TYPE_CHECKING:
     from client.kit.leave import Plan
-    from configs.cli import Parser
 
 
 def add_membership(tool: Tool) -> None:
     """Add the verbs."""
     _add_join(tool)
     _add_leave(tool)
-
-
-def _add_node(parser: Parser) -> None:
-    parser.add_argument(
-        "--node", type=Path, metavar="DIR", help="the node's folder; else CLIMB_NODE, else ./node"
-    )
-
-
-def _node(arguments: argparse.Namespace) -> Path:
-    from client.node.settings import DEFAULT_FOLDER, VARIABLE
-
-    return arguments.node or Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER)
 
 
 def _add_join(tool: Tool) -> None:
@@ -54,7 +42,7 @@ def _add_join(tool: Tool) -> None:
     parser.add_argument(
         "--devices", default="auto", metavar="LIST", help="auto (the default), cpu, or such as cuda:0,cuda:1"
     )
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -67,7 +55,7 @@ def _join(arguments: argparse.Namespace) -> int:
     joined = join(
         arguments.kit,
         data=data,
-        node=_node(arguments),
+        node=node_folder(arguments),
         private=arguments.private,
         weights=weights,
         devices=arguments.devices,
@@ -92,11 +80,11 @@ def _add_leave(tool: Tool) -> None:
     )
     parser.add_argument("--audit-too", action="store_true", help="remove the audit log too")
     parser.add_argument("--yes", action="store_true", help="do it; else it is only shown")
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _leave(arguments: argparse.Namespace) -> int:
-    node = _node(arguments)
+    node = node_folder(arguments)
     from client.kit.leave import NOT_UNLEARNED, leave, plan
 
     work = leave if arguments.yes else plan

@@ -25,9 +25,10 @@ from client.node.app_process import WRONG_CODE
 from client.node.private import writable_places
 from client.node.runtime import Received
 from client.node.settings import NodeError, NodeSettings
+from climb_model.environment import NO_CALLS, NO_HUB
+from climb_model.logs import rotate
 from climb_model.plain_file import open_plain
 from climb_model.public_lines import WITHHELD, is_public
-from climb_model.supervisor import LOG_BYTES
 
 MAX_REPLY = 256_000_000
 """Bytes of a reply that are read; the site's policy allows fewer as it comes."""
@@ -45,16 +46,7 @@ PRIVATE = "private"
 _SCRIPT = Path(__file__).with_name("app_process.py")
 _KEPT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE")
 _KEPT_BEGINNINGS = ("LC_", "CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "PYTORCH_", "TORCH_")
-_OFFLINE = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "NO_PROXY": "*",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TRANSFORMERS_OFFLINE": "1",
-}
+_OFFLINE = {**NO_CALLS, **NO_HUB, "NO_PROXY": "*"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def _keep_words(source: IO[bytes], log: Path) -> None:
     with source:
         while chunk := source.read(1 << 16):
             with suppress(OSError):
-                _rotate(log)
+                rotate(log)
                 with log.open("ab") as file:
                     file.write(chunk)
 
@@ -239,9 +231,3 @@ def _counts(facts: bytes | None) -> Mapping[str, int] | None:
         return None
     counts = cast(dict[str, object], values)
     return {key: value for key, value in counts.items() if isinstance(value, int)}
-
-
-def _rotate(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.is_file() and log.stat().st_size >= LOG_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.node.arguments import add_node_argument, node_folder
 from configs.cli import DONE, FAILED, Tool
 from configs.errors import UsageError
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from client.node.bundle import Approvals
     from client.node.settings import NodePaths
     from client.node.status import NodeStatus
-    from configs.cli import Parser
 
 _NUM_SHOWN = 20
 
@@ -27,24 +25,18 @@ def add_node(tool: Tool) -> None:
     _add_approve(tool)
 
 
-def _add_node(parser: Parser) -> None:
-    parser.add_argument(
-        "--node", type=Path, metavar="DIR", help="the node's folder; else CLIMB_NODE, else ./node"
-    )
-
-
 def _paths(arguments: argparse.Namespace) -> NodePaths:
     """The folders of a node that is there."""
-    from client.node.settings import DEFAULT_FOLDER, VARIABLE, NodePaths, read_node
+    from client.node.settings import NodePaths, read_node
 
-    folder = arguments.node or Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER)
+    folder = node_folder(arguments)
     read_node(folder)
     return NodePaths(folder.resolve())
 
 
 def _add_start(tool: Tool) -> None:
     parser = tool.verb("start", _start, does="connect this site to its server and take part, until stopped")
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _start(arguments: argparse.Namespace) -> int:
@@ -67,7 +59,7 @@ def _add_pause(tool: Tool) -> None:
     )
     parser.add_argument("--now", action="store_true", help="end the training that runs, too")
     parser.add_argument("--off", action="store_true", help="take part again")
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _pause(arguments: argparse.Namespace) -> int:
@@ -89,7 +81,7 @@ def _add_status(tool: Tool) -> None:
         "status", _status, does="show how this site's node is; exit code 0 while it is connected"
     )
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -172,7 +164,7 @@ def _add_approve(tool: Tool) -> None:
     parser.add_argument("--diff", action="store_true", help="show the changed text; approves nothing")
     parser.add_argument("--list", action="store_true", help="show what waits and what is approved")
     parser.add_argument("--withdraw", metavar="HASH", help="take an approval back")
-    _add_node(parser)
+    add_node_argument(parser)
 
 
 def _approve(arguments: argparse.Namespace) -> int:

@@ -6,20 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-CHUNK_BYTES = 2**20
-"""Tensors leave in pieces of this size: Flower waits 30 s for the answer to each."""
+from climb_model.environment import LOOPBACK_DIRECT, NO_CALLS, NO_HUB, SMALL_PIECES
 
 FLOWER: Mapping[str, str] = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(CHUNK_BYTES),
+    **NO_CALLS,
+    **NO_HUB,
+    **LOOPBACK_DIRECT,
+    **SMALL_PIECES,
     "FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES": "1",  # a slow link has its whole rate for the one piece
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "no_proxy": "127.0.0.1,localhost",
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from client.egress.egress import agreed_shapes
 from client.egress.records import read_reply
@@ -39,6 +39,7 @@ from client.node.pause import paused_line, stops_now
 from client.node.runtime import Received, Runtime, Task
 from client.node.settings import NodePaths, NodeSettings
 from client.node.status import Answered
+from client.refusal import refusal
 from climb_model.names import NAME_PATTERN
 from climb_model.sharing import REFUSAL
 
@@ -301,16 +302,6 @@ class _Request:
 def _content_of(message: Message) -> RecordDict:
     """What a message brings; nothing if it tells of an error in its place."""
     return message.content if message.has_content() else RecordDict()
-
-
-def refusal(site: str, line: str) -> RecordDict:
-    """What a site answers that does not take part: its name and one line, nothing else.
-
-    Args:
-        line: names no exam, patient or folder; the site's name is put before it where it is missing.
-    """
-    told = line if f"'{site}'" in line else f"site '{site}': {line}"
-    return RecordDict({"refused": ConfigRecord({"site": site, REFUSAL: told})})
 
 
 def clear_work(folder: Path) -> None:

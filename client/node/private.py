@@ -11,8 +11,8 @@ from client.audit import AUDIT_FILE
 from client.folders import LOCK, SCRATCH, SITE_LOG, TOKENS
 from client.node.settings import NodeError, NodePaths, NodeSettings
 from climb_model.lock import LockedError, only_process
+from climb_model.logs import is_full, rotate
 from climb_model.names import NAME_PATTERN
-from climb_model.supervisor import LOG_BYTES
 
 _OWN = (
     *(AUDIT_FILE, "audit.lock", SITE_LOG, f"{SITE_LOG}.1", LOCK, TOKENS, SCRATCH),
@@ -73,6 +73,6 @@ def writable_places(private: Path, study: str) -> tuple[Path, ...]:
 def _rotate(private: Path) -> None:
     """Put a log aside that has grown; later, while somebody works in the folder."""
     log = private / SITE_LOG
-    if log.is_file() and log.stat().st_size >= LOG_BYTES:
+    if is_full(log):
         with suppress(LockedError), only_process(private / LOCK, what="works in the private folder"):
-            log.replace(log.with_name(f"{SITE_LOG}.1"))
+            rotate(log)

@@ -9,17 +9,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from climb_model.clock import MOST_AHEAD_S, clock_offset
 from climb_model.no_redirect import NoRedirect
 
 TIMEOUT_S = 10.0
-MOST_AHEAD_S = 5.0
-"""Flower refuses a site whose clock is further ahead of the server's."""
-
 MOST_BEHIND_S = 300.0
-"""Flower refuses a site whose clock is further behind than 305 s; HTTP's date is in whole seconds."""
+"""Flower refuses a site whose clock is further behind than 305 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +50,12 @@ def check_server(server: str, ca: Path, *, clock: Callable[[], float] = time.tim
             line = f"{server} answers {error.code} to /health: is it the study's server? ask the coordinator"
             return ServerCheck(answers=False, offset_s=None, problem=line)
         line = f"{server} is there, but the coordinator's SuperLink does not answer yet ({error.code})"
-        return ServerCheck(answers=False, offset_s=_offset(date, before, clock()), problem=line)
+        return ServerCheck(answers=False, offset_s=clock_offset(date, before, clock()), problem=line)
     except urllib.error.URLError as error:
         return ServerCheck(answers=False, offset_s=None, problem=_unreachable(server, error.reason))
     except (OSError, ValueError, http.client.HTTPException) as error:
         return ServerCheck(answers=False, offset_s=None, problem=_unreachable(server, error))
-    offset = _offset(date, before, clock())
+    offset = clock_offset(date, before, clock())
     return ServerCheck(answers=True, offset_s=offset, problem="" if offset is None else clock_line(offset))
 
 
@@ -80,14 +77,6 @@ def clock_line(offset: float) -> str:
             f"more than {MOST_BEHIND_S:.0f} s behind: {todo}"
         )
     return ""
-
-
-def _offset(date: str, before: float, after: float) -> float | None:
-    """Middle of the exchange less the server's date, which was cut to whole seconds."""
-    try:
-        return (before + after) / 2 - parsedate_to_datetime(date).timestamp() - 0.5
-    except (ValueError, TypeError, OverflowError):  # whatever the server calls a date
-        return None
 
 
 def _unreachable(server: str, reason: object) -> str:

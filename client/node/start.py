@@ -25,8 +25,10 @@ from client.node.settings import NodeError, NodePaths, NodeSettings, read_node
 from client.node.status import NodeStatus, StatusFile
 from client.node.weights import lacking_weights
 from climb_model.lock import only_process
+from climb_model.logs import rotate
 from climb_model.made_by import program_version
-from climb_model.supervisor import LOG_BYTES, Service, Supervisor, end_left_behind
+from climb_model.ports import free_port
+from climb_model.supervisor import Service, Supervisor, end_left_behind
 
 SUPERNODE = "supernode"
 LOOK_S = 5.0
@@ -70,7 +72,7 @@ class _Node:
         self._paths, self._settings, self._screen = paths, settings, say
         self._stop, self._gate_ended = threading.Event(), threading.Event()
         end_left_behind("FLWR_HOME", str(paths.flower_home))
-        port = _free_port()
+        port = free_port()
         self._log = paths.state / "supernode.log"
         self._supervisor = Supervisor(
             [Service(SUPERNODE, self._command(port), dict(os.environ), self._log, _listens(port))], self._say
@@ -194,8 +196,7 @@ class _Node:
     def _note(self, line: str) -> None:
         """In the log, which stays at the site."""
         log = self._paths.state / "gate.log"
-        if log.is_file() and log.stat().st_size >= LOG_BYTES:
-            log.replace(log.with_name("gate.log.1"))
+        rotate(log)
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
 
@@ -219,9 +220,3 @@ def _listens(port: int) -> Callable[[], bool]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     return ready
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import http.client
-import math
 import os
 import shutil
 import time
 import urllib.error
 import urllib.request
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import torch
 
 from climb_model.checking.layout import Layout
 from climb_model.checking.result import Finding, found
+from climb_model.clock import MOST_AHEAD_S, clock_offset
 from climb_model.data.exam import DataError
 from climb_model.intake.pseudonym import KEY_FILE
 from climb_model.model.climb import build_model
@@ -26,13 +25,7 @@ from climb_model.no_redirect import NoRedirect
 from configs.schema import BUILTIN_FILTERS, BUILTIN_GERMAN, Settings
 
 GIGABYTE = 1e9
-MOST_AHEAD_S = 5.0
-"""Flower refuses a message of a site whose clock is further ahead of the server's."""
-
 MOST_BEHIND_S = 30.0
-CLOCK_STEP_S = 1.0
-"""A Date header tells whole seconds."""
-
 TIMEOUT_S = 5.0
 TYPICAL_TOKENS = 75
 """Of a report, where none could be counted."""
@@ -190,11 +183,9 @@ def check_clock(server: str | None) -> list[Finding]:
     if server is None:
         return found("machine.clock_unchecked", count=1)
     begun = time.time()
-    told = _date_of(server)
-    middle = (begun + time.time()) / 2
-    if told is None:
+    ahead = clock_offset(_date_of(server), begun, time.time())
+    if ahead is None:
         return found("machine.server_silent", count=1)
-    ahead = middle - told - CLOCK_STEP_S / 2
     if ahead > MOST_AHEAD_S:
         return found("machine.clock_ahead", count=1, detail=f"{ahead:.0f} s, at most {MOST_AHEAD_S:.0f} s")
     if ahead < -MOST_BEHIND_S:
@@ -202,18 +193,13 @@ def check_clock(server: str | None) -> list[Finding]:
     return []
 
 
-def _date_of(server: str) -> float | None:
-    """The time of a server's answer, whatever it answers; None without one."""
+def _date_of(server: str) -> str | None:
+    """The time in a server's answer, whatever it answers; None without one."""
     request = urllib.request.Request(server, method="HEAD")
     try:
         with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT_S) as answer:
-            date = answer.headers["Date"]
+            return answer.headers["Date"]
     except urllib.error.HTTPError as error:
-        date = error.headers["Date"]
+        return error.headers["Date"]
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    try:
-        seconds = parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from climb_model.atomic import write_text_atomic
+from climb_model.environment import LOOPBACK_DIRECT, NO_CALLS
 from configs.errors import UserError
 
 CONNECTION = "climb"
@@ -63,20 +63,11 @@ def environment(flower_home: Path) -> dict[str, str]:
     """What every process of Flower's inherits: a private home, no telemetry, updates, installs or hub."""
     ours = {
         HOME_VARIABLE: str(flower_home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
+        **NO_CALLS,
+        **LOOPBACK_DIRECT,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     return {**os.environ, **ours}
-
-
-def offline() -> dict[str, str]:
-    """More of the environment, where the encoders' weights are local: no call to the model hub."""
-    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def write_connection(flower_home: Path, port: int, ca: Path | None) -> None:
@@ -216,13 +207,6 @@ def script(name: str) -> list[str]:
     if not path.is_file():
         raise FlowerError(f"'{name}' is needed beside {sys.executable}: install flwr[simulation]")
     return [str(path)]
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def toml(text: str) -> str:

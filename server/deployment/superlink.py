@@ -6,18 +6,13 @@ import ssl
 import urllib.request
 from pathlib import Path
 
+from climb_model.environment import NO_HUB, SMALL_PIECES
 from climb_model.supervisor import Service
-from server.deployment.flower import environment, offline, script, write_connection
+from server.deployment.flower import environment, script, write_connection
 from server.deployment.home import Home
 from server.place import VARIABLE as PLACE_VARIABLE
 
 LOOPBACK = "127.0.0.1"
-CHUNK_BYTES = 2**20
-"""Of the pieces in which tensors travel, instead of Flower's 5 MiB.
-
-A piece that a bad link cuts is sent again as a whole, and each piece renews the 180 s that Flower gives
-to an upload: at 1.5 Mbit/s 5 MiB take 28 s, 1 MiB takes 6 s.
-"""
 
 READY_S = 120.0
 """Seconds that the SuperLink may need: a large database on a slow disk takes its time."""
@@ -41,7 +36,7 @@ def superlink_service(home: Home) -> Service:
     return Service(
         "superlink",
         command,
-        {**environment(home.flower), **offline()},
+        {**environment(home.flower), **NO_HUB},
         home.logs / "superlink.log",
         ready=lambda: healthy(LOOPBACK, port, home.ca_certificate),
         ready_s=READY_S,
@@ -56,8 +51,8 @@ def superexec_service(home: Home) -> Service:
         *("--root-certificates", str(home.ca_certificate)),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     ]
-    ours = {PLACE_VARIABLE: str(home.studies), "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(CHUNK_BYTES)}
-    inherited = {**environment(home.flower), **offline(), **ours}
+    ours = {PLACE_VARIABLE: str(home.studies), **SMALL_PIECES}
+    inherited = {**environment(home.flower), **NO_HUB, **ours}
     return Service("superexec", command, inherited, home.logs / "superexec.log")
 
 

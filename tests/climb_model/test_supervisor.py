@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from climb_model import supervisor
+from climb_model import logs, supervisor
 from climb_model.supervisor import Backoff, Service, ServiceState, Supervisor, end_left_behind
 
 QUICK = Backoff(first_s=0.05, most_s=0.2, reset_s=60.0)
@@ -184,7 +184,7 @@ def test_one_that_ignores_the_request_to_end_is_killed_with_its_children(
 def test_a_large_log_is_moved_aside_while_its_writer_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LOG_BYTES", 2000)
+    monkeypatch.setattr(logs, "LOG_BYTES", 2000)
     talker = "import time\nwhile True: print('x' * 100, flush=True); time.sleep(0.002)"
     log = tmp_path / "talker.log"
     with running([service(tmp_path, "talker", talker)], []):

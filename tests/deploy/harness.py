@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from namespaces import Machine
 from processes import Program, belonging_to, command_line, signal_quietly, wait_until
 from safetensors.torch import load_file
 from torch import Tensor
+
+from climb_model.ports import free_port
 
 TINY = (
     "training.num_threads=1",
@@ -349,13 +350,6 @@ def change_yaml(path: Path, values: Mapping[str, object]) -> None:
 def script(name: str) -> str:
     """A console script of this environment."""
     return str(Path(sys.executable).parent / name)
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def furthest(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:

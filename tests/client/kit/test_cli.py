@@ -14,6 +14,7 @@ import server.deployment.flower as flower
 import server.deployment.superlink as superlink
 from client.cli import main as site
 from client.node.bundle import bundle_digest as digest_of
+from climb_model.ports import free_port
 from server.cli import main as coordinator
 from server.deployment.flower import Node
 
@@ -102,7 +103,7 @@ def test_init_invite_join_admit_revoke_leave(here: Path, command: Command, super
 
 def test_without_a_running_server_nobody_is_admitted(here: Path, command: Command) -> None:
     command(coordinator, "init", "--host", "127.0.0.1")
-    port = flower.free_port()
+    port = free_port()
     settings = here / "coordinator" / "server.yaml"
     settings.write_text(settings.read_text().replace("18443", str(port)))
     command(coordinator, "invite", "A")

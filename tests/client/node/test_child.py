@@ -19,8 +19,9 @@ from client.node.child import Outcome, environment, run_app, seconds_left
 from client.node.fence import version
 from client.node.private import writable_places
 from client.node.settings import NodeError, NodeSettings, Quotas
+from climb_model import logs
 from climb_model.lock import only_process
-from climb_model.supervisor import LOG_BYTES
+from climb_model.logs import LOG_BYTES
 
 REPORT = '''
 import json, os, pathlib, resource, sys
@@ -308,7 +309,7 @@ def test_what_the_app_leaves_is_read_as_plain_files_of_a_size(name: str, kind: s
 def test_an_app_that_writes_without_end_fills_no_disk(
     tmp_path: Path, received: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "LOG_BYTES", 300_000)
+    monkeypatch.setattr(logs, "LOG_BYTES", 300_000)
     app = "for number in range(200):\n    print(f'{number:06} ' + 'x' * 9_990, flush=True)\n"
     assert run(tmp_path, received, app).content is None
     state = tmp_path / "node" / "state"

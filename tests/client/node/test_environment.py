@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from client.node.environment import CHUNK_BYTES
+from climb_model.environment import CHUNK_BYTES
 
 ASKED = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.deployment.flower import free_port
+from climb_model.ports import free_port
 from server.deployment.home import Home, HomeSettings
 from server.deployment.ports import PortError, check_ports
 from server.deployment.start import start

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from climb_model.ports import free_port
 from server.deployment import proxy
-from server.deployment.flower import free_port
 from server.deployment.home import Home, HomeSettings
 from server.deployment.proxy import ProxyError, answers, configuration, proxy_service, write_configuration
 

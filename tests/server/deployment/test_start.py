@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from climb_model.lock import LockedError, only_process
+from climb_model.ports import free_port
 from climb_model.supervisor import Service, ServiceState
 from server.cli import main
 from server.deployment import start as starting
-from server.deployment.flower import environment, free_port
+from server.deployment.flower import environment
 from server.deployment.home import Home, HomeSettings
 from server.deployment.start import ServerStatus, heading, start, status
 from server.deployment.studies import StudyState, Travelled
