@@ -1,4 +1,4 @@
-"""How far this machine's clock is from a server's."""
+"""A site's clock and its server's: how far apart they are, and a time that both keep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from email.utils import parsedate_to_datetime
 
 MOST_AHEAD_S = 5.0
 """Flower refuses a message of a site whose clock is further ahead of the server's."""
+
+REPLY_SPARE_S = 30.0
+"""A message lives so much longer than its deadline, so that a reply of the last second can still be fetched.
+A site works until the deadline only: what it began later would cost it the next round as well."""
 
 _DATE_STEP_S = 1.0
 """HTTP's Date tells whole seconds, cut."""

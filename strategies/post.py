@@ -17,15 +17,13 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
+from climb_model.clock import REPLY_SPARE_S
 from configs.errors import UserError
 
 T = TypeVar("T")
 
 POLL_S = 3.0
 """Seconds between two looks for a reply."""
-
-TTL_SPARE_S = 30.0
-"""A message lives so much longer than its deadline, so that a reply of the last second can be fetched."""
 
 MOST_ASKED = 5
 """Times that a site is asked in one round, counting the first."""
@@ -339,7 +337,7 @@ class _Exchange:
         left = self._left()
         for parcel in parcels.values():
             parcel.message.metadata.ttl = (
-                max(left, 0.0) + TTL_SPARE_S + time.time() - parcel.message.metadata.created_at
+                max(left, 0.0) + REPLY_SPARE_S + time.time() - parcel.message.metadata.created_at
             )
         names = push(self._grid, [parcel.message for parcel in parcels.values()], self._end())
         for name, (node, parcel) in zip(names, parcels.items(), strict=True):

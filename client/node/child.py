@@ -25,6 +25,7 @@ from client.node.app_process import WRONG_CODE
 from client.node.private import writable_places
 from client.node.runtime import Received
 from client.node.settings import NodeError, NodeSettings
+from climb_model.clock import REPLY_SPARE_S
 from climb_model.environment import NO_CALLS, NO_HUB
 from climb_model.logs import rotate
 from climb_model.plain_file import open_plain
@@ -137,12 +138,13 @@ def environment(folder: Path, inherited: Mapping[str, str] | None = None) -> dic
 
 
 def seconds_left(received: Received) -> float:
-    """Seconds until nobody waits for the reply any more: the message's `created_at` + `ttl`.
+    """Seconds until nobody waits for the reply any more: `created_at` + `ttl` of the message, less what a
+    reply that is ready has to be fetched in.
 
     0 if they are no numbers: such a message has no end.
     """
     metadata = received.message.metadata
-    left = min(metadata.ttl, metadata.created_at + metadata.ttl - time.time())
+    left = min(metadata.ttl, metadata.created_at + metadata.ttl - time.time()) - REPLY_SPARE_S
     return left if math.isfinite(left) else 0.0
 
 

@@ -226,7 +226,7 @@ class Gate:
                 if stops_now(self._paths.paused):
                     return paused_line(self._paths.paused)
                 if time.monotonic() >= end:
-                    return "did not finish before the message's time was over; the process was ended"
+                    return "did not finish before its deadline; the process was ended"
                 return None
 
             outcome = self._run(received, self._settings, root, inner, self._paths.state, ended)

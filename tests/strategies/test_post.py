@@ -132,7 +132,7 @@ def test_a_message_lives_until_its_deadline_and_a_little_longer(kit: Any) -> Non
     exchange(link, seconds=100.0)
     [sent] = link.pushed.values()
     until = sent.metadata.created_at + sent.metadata.ttl
-    assert until == pytest.approx(time.time() + 100.0 + post.TTL_SPARE_S, abs=2.0)
+    assert until == pytest.approx(time.time() + 100.0 + post.REPLY_SPARE_S, abs=2.0)
 
 
 def test_a_superlink_that_is_down_for_a_while_is_waited_for(

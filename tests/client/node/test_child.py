@@ -20,6 +20,7 @@ from client.node.fence import version
 from client.node.private import writable_places
 from client.node.settings import NodeError, NodeSettings, Quotas
 from climb_model import logs
+from climb_model.clock import REPLY_SPARE_S
 from climb_model.lock import only_process
 from climb_model.logs import LOG_BYTES
 
@@ -447,8 +448,8 @@ def test_the_apps_words_stay_in_the_sites_log(tmp_path: Path, received: Any) -> 
     assert "Karzinom" in log
 
 
-def test_seconds_left_are_those_of_the_message(received: Any) -> None:
-    came = received(b"", ttl=100.0)
+def test_seconds_left_are_those_until_the_messages_deadline(received: Any) -> None:
+    came = received(b"", ttl=REPLY_SPARE_S + 100.0)
     assert 99 < seconds_left(came) <= 100
     came.message.metadata.created_at -= 90
     assert 9 < seconds_left(came) <= 10

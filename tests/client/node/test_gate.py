@@ -19,6 +19,7 @@ from client.node.bundle import Approvals, bundle_digest, files_of_fab
 from client.node.child import Outcome
 from client.node.pause import pause, resume
 from client.node.runtime import Received
+from climb_model.clock import REPLY_SPARE_S
 from climb_model.lock import only_process
 from configs.load import load_settings, settings_hash
 
@@ -167,7 +168,7 @@ def test_the_death_of_the_app_is_told_at_once_and_without_its_words(
 def test_an_app_that_outlives_its_message_is_ended(node: Any, received: Any, small_bundle: Any) -> None:
     bundle = small_bundle(DIES.format(what="time", does="time.sleep(600)"))
     node.approve(bundle)
-    assert "before the message's time was over" in node.refused(received(bundle, ttl=1.5))
+    assert "before its deadline" in node.refused(received(bundle, ttl=REPLY_SPARE_S + 1.5))
 
 
 def test_a_stopped_gate_ends_the_app_and_says_so(node: Any, received: Any, small_bundle: Any) -> None:
@@ -304,7 +305,7 @@ def test_a_message_without_an_end_is_not_worked_on(
     node.approve(bundle)
     came = received(bundle)
     came.message.metadata.__dict__["_ttl"] = ttl
-    assert "before the message's time was over" in node.refused(came)
+    assert "before its deadline" in node.refused(came)
 
 
 def test_a_program_that_changed_on_the_disk_does_not_run(
