@@ -53,79 +53,32 @@ class Egress:
         """
         self._private, self._policy, self._site, self._end = private, policy, site, end
 
-    def check(
-        self,
-        kind: str,
-        study: str,
-        run_id: int,
-        round: int,
-        content: RecordDict,
-        behind: Mapping[str, int] | None,
-        preset: str,
-        coordinator: str,
-        agreed: Mapping[str, tuple[int, ...]] | None = None,
-        *,
-        overrides: str = "[]",
-        bundle: str = "",
-        own_line: bool = False,
-    ) -> RecordDict:
+    def check(self, asked: Leaving, content: RecordDict) -> RecordDict:
         """What leaves in the place of a reply: itself, or a refusal without content.
 
         Of the reply itself only sentences that are not this program's are replaced, by their number.
 
         Args:
-            kind: `query.hello` or `train`.
-            round: from 1; 0 for the first exchange.
-            behind: `num-exams`, `num-tokens`, `num-batch-tokens` and `num-steps` of an update.
-            coordinator: SHA-256 of its authority's certificate.
-            agreed: name to shape of each tensor that came with the request (`agreed_shapes`); without it,
-                tensors whose shape the policy leaves to the agreement stay.
-            overrides: of the study's settings, as they came; for the rules and the log.
-            bundle: digest of the code that made the reply; for the log.
-            own_line: the reply is a refusal in the words of this site itself, not of the study's program.
+            asked: for whom; its reading is not looked at.
 
         Raises:
             AuditError: if the audit log was changed or cannot be written. Then nothing may leave.
             LockedError: if another process keeps writing to it.
         """
-        asked = Leaving(
-            message=kind,
-            study=study,
-            preset=preset,
-            coordinator=coordinator,
-            reading=unread(),
-            behind=behind,
-            agreed=agreed,
-            overrides=overrides,
-            own_line=own_line,
-        )
         try:
             leaving, content, num_withheld = self.plainly(asked, content)
             policy, broken = self._judge(leaving)
         except Exception:  # whatever is wrong with it: it is refused, and the log says so
-            leaving, num_withheld = asked, 0
+            leaving, num_withheld = replace(asked, reading=unread()), 0
             policy, broken = self._policy_now()
             broken = broken or _UNREADABLE
         with writing(self._private, self._end) as log:
-            spent = run_bytes(log, run_id)
+            spent = _run_bytes(log, leaving)
             if policy is not None and broken is None:
                 broken = self._spent(log, policy, leaving, spent)
             left = content if broken is None else _refusal(policy, self._site, broken)
             num_bytes = leaving.reading.num_bytes if broken is None else read_reply(left).num_bytes
-            settings = leaving.settings
-            fields = {
-                "study": _short(study),
-                "run": str(run_id),
-                "round": round,
-                "message": _short(kind),
-                "preset": _short(preset),
-                "overrides": _short(overrides, _MAX_OVERRIDES),
-                "settings": "" if isinstance(settings, str) else settings_hash(settings),
-                "bundle": _short(bundle),
-                "coordinator": _short(coordinator),
-                "behind": _told_behind(behind),
-                "update": leaving.is_update,
-                "own_line": own_line,
+            fields = _of_request(leaving) | {
                 "withheld": num_withheld,
                 "bytes": num_bytes,
                 "run_bytes": spent + num_bytes,
@@ -151,11 +104,8 @@ class Egress:
             content, num_withheld = without_free_text(content, self._site, asked.sent, line)
         return replace(asked, reading=read_reply(content)), content, num_withheld
 
-    def foresee(self, leaving: Leaving, run_id: int | None = None) -> Broken | None:
+    def foresee(self, leaving: Leaving) -> Broken | None:
         """The rule that `check` would name, with what the log says now; nothing is written.
-
-        Args:
-            run_id: None for a run that has not begun.
 
         Raises:
             AuditError: if the audit log was changed or cannot be read.
@@ -165,7 +115,7 @@ class Egress:
             return broken
         log = AuditLog(self._private, self._end)
         log.check_end()
-        return self._spent(log, policy, leaving, 0 if run_id is None else run_bytes(log, run_id))
+        return self._spent(log, policy, leaving, _run_bytes(log, leaving))
 
     def _spent(self, log: AuditLog, policy: Policy, leaving: Leaving, spent: int) -> Broken | None:
         most = max(policy.rounds_per_day, policy.messages_per_day)
@@ -183,6 +133,11 @@ class Egress:
         except PolicyFileError as error:
             line = "cannot be read; its own log says more"
             return None, Broken(rule="policy", line=line, detail=str(error))
+
+
+def _run_bytes(log: AuditLog, leaving: Leaving) -> int:
+    """Bytes that have left in a run, by the log; 0 of a run that has not begun."""
+    return 0 if leaving.run_id is None else run_bytes(log, leaving.run_id)
 
 
 def run_bytes(log: AuditLog, run_id: int) -> int:
@@ -226,6 +181,25 @@ def _refusal(policy: Policy | None, site: str, broken: Broken) -> RecordDict:
         allowed = policy.words[REFUSED]
         words = {key: word[: allowed[key]] for key, word in words.items() if key in allowed}
     return RecordDict({REFUSED: ConfigRecord(dict(words))})
+
+
+def _of_request(leaving: Leaving) -> dict[str, object]:
+    """For the log: what was asked, by whom, and what worked on it."""
+    settings = leaving.settings
+    return {
+        "study": _short(leaving.study),
+        "run": str(leaving.run_id),
+        "round": leaving.round,
+        "message": _short(leaving.message),
+        "preset": _short(leaving.preset),
+        "overrides": _short(leaving.overrides, _MAX_OVERRIDES),
+        "settings": "" if isinstance(settings, str) else settings_hash(settings),
+        "bundle": _short(leaving.bundle),
+        "coordinator": _short(leaving.coordinator),
+        "behind": _told_behind(leaving.behind),
+        "update": leaving.is_update,
+        "own_line": leaving.own_line,
+    }
 
 
 def _held(reading: Reading, *, sent: bool) -> dict[str, object]:

@@ -17,7 +17,7 @@ from client.app import app
 from client.audit import AuditLog
 from client.egress.egress import REFUSED_KIND, SENT_KIND, Egress
 from client.egress.policy import REFUSED
-from client.egress.records import Reading, agreed_shapes, unread
+from client.egress.records import Reading, agreed_shapes
 from client.egress.rules import HELLO_MESSAGE, TRAIN_MESSAGE, Broken, Leaving
 from client.site import exams_of, site_of
 from climb_model.model.climb import build_model
@@ -109,7 +109,6 @@ def preview(
     """
     site = site_of(node_config)
     egress = Egress(site.private, policy, site.name, end=end)
-    run_id = None if last is None else last.run_id
     round = 1 if last is None else last.round + 1
 
     def foreseen(
@@ -123,19 +122,20 @@ def preview(
             study=study,
             preset=settings.preset,
             coordinator=coordinator,
-            reading=unread(),
+            overrides=to_run_config(settings, study)["overrides"],
+            run_id=None if last is None else last.run_id,
+            round=0 if message == HELLO_MESSAGE else round,
             behind=behind,
             agreed=agreed_shapes(content),
-            overrides=to_run_config(settings, study)["overrides"],
         )
         leaving, _, _ = egress.plainly(leaving, content)
         return Foreseen(
             message=message,
-            round=0 if message == HELLO_MESSAGE else round,
+            round=leaving.round,
             reading=leaving.reading,
             behind=behind,
             later=later,
-            broken=egress.foresee(leaving, run_id),
+            broken=egress.foresee(leaving),
         )
 
     hello = foreseen(HELLO_MESSAGE, _hello(settings, node_config, study))

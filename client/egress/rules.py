@@ -7,13 +7,13 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
 from client.egress.forms import NOTICES, has_form
 from client.egress.policy import ANY, HELLO, MAX_LINE, REFUSED, TRAIN, Policy
-from client.egress.records import ARRAYS, NUMBERS, WORDS, Reading, Tensor
+from client.egress.records import ARRAYS, NUMBERS, WORDS, Reading, Tensor, unread
 from climb_model.made_by import program_version
 from climb_model.names import RunError
 from climb_model.run_config import from_run_config
@@ -67,11 +67,29 @@ class Leaving:
     study: str
     preset: str
     coordinator: str
-    reading: Reading
-    behind: Mapping[str, int] | None
-    agreed: Mapping[str, tuple[int, ...]] | None
+    """SHA-256 of its authority's certificate."""
+
     overrides: str = "[]"
     """Of the study's settings, as they came."""
+
+    run_id: int | None = None
+    """Flower's number of the run; None for one that has not begun."""
+
+    round: int = 0
+    """From 1; 0 for the first exchange."""
+
+    bundle: str = ""
+    """Digest of the code that made the reply."""
+
+    reading: Reading = field(default_factory=unread)
+    """Of the reply; `unread()` until it is there."""
+
+    behind: Mapping[str, int] | None = None
+    """`BEHIND` of an update."""
+
+    agreed: Mapping[str, tuple[int, ...]] | None = None
+    """Name to shape of each tensor that came with the request (`agreed_shapes`); without it, tensors whose
+    shape the policy leaves to the agreement stay."""
 
     own_line: bool = False
     """Whether it is a refusal in this site's own words, not in those of the study's program."""

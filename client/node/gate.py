@@ -13,12 +13,10 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 
-from client.egress.egress import agreed_shapes
-from client.egress.records import read_reply
+from client.egress.egress import Egress, agreed_shapes
 from client.egress.rules import BEHIND, Broken, Leaving
 from client.node.bundle import (
     ROOT,
@@ -53,34 +51,6 @@ KINDS = ("query.hello", "train")
 _CHANGED = "has another program on its disk than when its node was started: restart the node"
 
 
-@runtime_checkable
-class Checker(Protocol):
-    """The last thing before a reply leaves: `client.egress.egress.Egress`."""
-
-    def check(
-        self,
-        kind: str,
-        study: str,
-        run_id: int,
-        round: int,
-        content: RecordDict,
-        behind: Mapping[str, int] | None,
-        preset: str,
-        coordinator: str,
-        agreed: Mapping[str, tuple[int, ...]] | None = None,
-        *,
-        overrides: str = "[]",
-        bundle: str = "",
-        own_line: bool = False,
-    ) -> RecordDict:
-        """What leaves in the place of a reply."""
-        ...
-
-    def foresee(self, leaving: Leaving, run_id: int | None = None) -> Broken | None:
-        """The rule that `check` would name."""
-        ...
-
-
 RunApp = Callable[[Received, NodeSettings, Path, Path, Path, Callable[[], str | None]], Outcome]
 
 
@@ -101,7 +71,7 @@ class Gate:
         paths: NodePaths,
         settings: NodeSettings,
         runtime: Runtime,
-        checker: Checker,
+        egress: Egress,
         *,
         coordinator: str,
         say: Callable[[str], None],
@@ -118,7 +88,7 @@ class Gate:
         Raises:
             BundleError: if this image does not know its own bundle.
         """
-        self._paths, self._settings, self._runtime, self._checker = paths, settings, runtime, checker
+        self._paths, self._settings, self._runtime, self._egress = paths, settings, runtime, egress
         self._coordinator, self._say, self._told, self._run = coordinator, say, told, run
         self._program = program_digest()
         self._own = files_of(own := own_contents())
@@ -166,19 +136,25 @@ class Gate:
         content = outcome.content
         if content is None:
             content = refusal(self._settings.name, outcome.line)
-        return self._checker.check(
-            kind=request.kind,
-            study=request.study,
-            run_id=received.context.run_id,
-            round=request.round,
-            content=content,
-            behind=outcome.behind,
-            preset=request.preset,
-            coordinator=self._coordinator,
+        asked = replace(
+            self._asked(request, received),
             agreed=agreed_shapes(_content_of(received.message)),
-            overrides=request.overrides,
+            behind=outcome.behind,
             bundle=outcome.bundle,
             own_line=outcome.content is None,
+        )
+        return self._egress.check(asked, content)
+
+    def _asked(self, request: _Request, received: Received) -> Leaving:
+        """For whom an answer leaves, before there is one."""
+        return Leaving(
+            message=request.kind,
+            study=request.study,
+            preset=request.preset,
+            coordinator=self._coordinator,
+            overrides=request.overrides,
+            run_id=received.context.run_id,
+            round=request.round,
         )
 
     def _outcome(self, request: _Request, received: Received, task: Task, stop: threading.Event) -> Outcome:
@@ -237,17 +213,8 @@ class Gate:
 
     def _foreseen(self, request: _Request, received: Received) -> Broken | None:
         """The rule that no reply to this message could keep: better known before hours of training."""
-        leaving = Leaving(
-            message=request.kind,
-            study=request.study,
-            preset=request.preset,
-            coordinator=self._coordinator,
-            reading=read_reply(RecordDict()),
-            behind=dict.fromkeys(BEHIND, sys.maxsize),
-            agreed=None,
-            overrides=request.overrides,
-        )
-        return self._checker.foresee(leaving, received.context.run_id)
+        enough = dict.fromkeys(BEHIND, sys.maxsize)
+        return self._egress.foresee(replace(self._asked(request, received), behind=enough))
 
     def _wait(self, digest: str, bundle: bytes, files: Mapping[str, str], version: str) -> Outcome:
         """Keep a bundle that nobody approved, and say how it differs."""

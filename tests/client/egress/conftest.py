@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client.egress.egress import Egress, agreed_shapes
 from client.egress.policy import Minimum, Policy
+from client.egress.rules import Leaving
 
 CA = "ab" * 32
 BEHIND = {"num-exams": 32, "num-tokens": 384, "num-batch-tokens": 384, "num-steps": 2}
@@ -57,7 +58,7 @@ class Door:
     def check(self, content: RecordDict, **changed: Any) -> RecordDict:
         """`Egress.check` of a training reply that keeps every rule, but for what is changed."""
         known = {
-            "kind": "train",
+            "message": "train",
             "study": "study",
             "run_id": 7,
             "round": 1,
@@ -66,7 +67,7 @@ class Door:
             "coordinator": CA,
             "agreed": agreed_shapes(content),
         }
-        return Egress(self.private, self.policy, "Klinik").check(content=content, **(known | changed))
+        return Egress(self.private, self.policy, "Klinik").check(Leaving(**(known | changed)), content)
 
     def line(self, content: RecordDict, **changed: Any) -> str:
         """The line of the refusal that leaves in its place."""

@@ -19,6 +19,7 @@ from client.audit import AUDIT_FILE, AuditError, append, read_log
 from client.egress.egress import Egress
 from client.egress.policy import default_policy, write_policy
 from client.egress.records import read_reply
+from client.egress.rules import Leaving
 from configs.load import load_settings, settings_hash
 
 
@@ -55,7 +56,7 @@ def test_an_entry_tells_all_that_left(door: Any, update: Any) -> None:
 
 
 def test_words_that_left_are_in_the_log(door: Any, greeting: Any) -> None:
-    door.check(greeting(), kind="query.hello", round=0, behind=None)
+    door.check(greeting(), message="query.hello", round=0, behind=None)
     [entry] = read_log(door.private)
     assert entry.fields["words"] == {"site": "Klinik", "notices": ["2 exams lack a sequence"]}
     assert (entry.fields["behind"], entry.fields["update"]) == ({}, False)
@@ -97,7 +98,7 @@ def test_updates_of_a_day_are_counted_across_restarts(
 
 def test_neither_first_exchanges_nor_refusals_count_as_updates(door: Any, update: Any, greeting: Any) -> None:
     for _ in range(5):
-        assert door.passes(greeting(), kind="query.hello", behind=None)
+        assert door.passes(greeting(), message="query.hello", behind=None)
         door.line(update(), study="other")
     assert door.passes(update())
 
@@ -105,7 +106,7 @@ def test_neither_first_exchanges_nor_refusals_count_as_updates(door: Any, update
 def test_no_update_a_day_lets_none_leave(door: Any, update: Any, greeting: Any) -> None:
     closed = door.having(rounds_per_day=0)
     assert "at most 0 updates" in closed.line(update())
-    assert closed.passes(greeting(), kind="query.hello", behind=None)
+    assert closed.passes(greeting(), message="query.hello", behind=None)
 
 
 def test_bytes_of_a_run_count_its_refusals_and_no_other_run(door: Any, update: Any) -> None:
@@ -143,10 +144,10 @@ def test_the_file_is_read_anew_for_each_message(door: Any, update: Any, tmp_path
     door.policy = tmp_path / "policy.yaml"
     write_policy(door.policy, default_policy(["ab" * 32]))
     egress = Egress(door.private, door.policy, "Klinik")
-    given = {"study": "s", "run_id": 1, "round": 1, "behind": None, "preset": "debug", "agreed": {}}
-    refused = [egress.check("query", content=update(), coordinator="ab" * 32, **given)]  # type: ignore[arg-type]
+    asked = Leaving(message="query", study="s", preset="debug", coordinator="ab" * 32, run_id=1, agreed={})
+    refused = [egress.check(asked, update())]
     write_policy(door.policy, default_policy([]))
-    refused.append(egress.check("query", content=update(), coordinator="ab" * 32, **given))  # type: ignore[arg-type]
+    refused.append(egress.check(asked, update()))
     lines = [str(each["refused"]["refused"]) for each in refused]
     assert "no message of this kind" in lines[0]
     assert "does not name this coordinator" in lines[1]
@@ -189,11 +190,13 @@ import sys
 from pathlib import Path
 from flwr.app import MetricRecord, RecordDict
 from client.egress.egress import Egress
+from client.egress.rules import Leaving
 behind = {"num-exams": 32, "num-tokens": 384, "num-batch-tokens": 384, "num-steps": 2}
 content = RecordDict({"metrics": MetricRecord({"loss": 1.5})})
 egress = Egress(Path(sys.argv[1]), Path(sys.argv[2]), "Klinik")
-given = ("train", "study", 7, 1, content, behind, "debug", "ab" * 32, {})
-print(sum(egress.check(*given) is content for _ in range(6)))
+given = {"study": "study", "preset": "debug", "coordinator": "ab" * 32, "behind": behind, "agreed": {}}
+asked = Leaving(message="train", run_id=7, round=1, **given)
+print(sum(egress.check(asked, content) is content for _ in range(6)))
 """
 
 

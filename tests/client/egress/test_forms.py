@@ -43,9 +43,9 @@ def open_door(door: Any) -> Any:
 
 
 def test_what_this_program_writes_leaves_as_it_is(open_door: Any) -> None:
-    assert open_door.passes(hello(), kind="query.hello", behind=None)
-    assert open_door.passes(hello(version="unknown", notices=[]), kind="query.hello", behind=None)
-    assert open_door.passes(hello(version="0.1.0rc1.dev3+g12ab"), kind="query.hello", behind=None)
+    assert open_door.passes(hello(), message="query.hello", behind=None)
+    assert open_door.passes(hello(version="unknown", notices=[]), message="query.hello", behind=None)
+    assert open_door.passes(hello(version="0.1.0rc1.dev3+g12ab"), message="query.hello", behind=None)
 
 
 @pytest.mark.parametrize(
@@ -77,22 +77,22 @@ def test_what_this_program_writes_leaves_as_it_is(open_door: Any) -> None:
     ],
 )
 def test_free_text_in_the_place_of_a_hash_or_a_count_stays(open_door: Any, key: str, value: str) -> None:
-    line = open_door.line(hello(**{key: value}), kind="query.hello", behind=None)
+    line = open_door.line(hello(**{key: value}), message="query.hello", behind=None)
     assert line == f"site 'Klinik': its policy wants '{key}' in this program's own form"
     assert MARKER not in str(read_log(open_door.private))
 
 
 def test_sequences_are_the_studys_own(open_door: Any) -> None:
     other = hello(summary=json.dumps(SUMMARY | {"lacking": {"Post_1": 1}}))
-    assert "'summary'" in open_door.line(other, kind="query.hello", behind=None)
+    assert "'summary'" in open_door.line(other, message="query.hello", behind=None)
     overrides = json.dumps(["data.sequences=[Pre, Post_1]"])
-    assert open_door.passes(other, kind="query.hello", behind=None, overrides=overrides)
+    assert open_door.passes(other, message="query.hello", behind=None, overrides=overrides)
 
 
 def test_notices_that_are_not_this_programs_are_withheld_and_counted(open_door: Any) -> None:
     notices = ["2 exams lack a sequence", f"{MARKER} " * 400, 5, "3 exams lack a sequence of Frau Meier"]
     content = hello(notices=[str(each) for each in notices])
-    left = open_door.check(content, kind="query.hello", behind=None)
+    left = open_door.check(content, message="query.hello", behind=None)
     assert left["hello"]["notices"] == ["2 exams lack a sequence", "3 notices withheld"]
     assert {**left["hello"], "notices": ()} == {**content["hello"], "notices": ()}
     assert left["metrics"] == content["metrics"]

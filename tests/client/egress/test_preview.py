@@ -16,6 +16,7 @@ from client.audit import AUDIT_FILE, AuditError, append, read_log
 from client.cli import main
 from client.egress.egress import Egress, agreed_shapes
 from client.egress.policy import Minimum, default_policy, read_policy, write_policy
+from client.egress.rules import Leaving
 from client.node.settings import NodePaths, NodeSettings, write_node
 from climb_model.kit import certificate_sha256
 
@@ -55,18 +56,21 @@ def previewed(node: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
 def through(hospital: Any, node: Path, reply: Any, kind: str, **behind: int) -> Any:
     """A reply of the site's app as it leaves through the node's policy."""
     egress = Egress(hospital.private, node / "policy.yaml", "H")
-    reply.content = egress.check(
-        kind,
-        "study",
-        1,
-        1,
-        reply.content,
-        behind,
-        "debug",
-        certificate_sha256(PEM),
-        agreed_shapes(reply.content),
-    )
+    agreed = agreed_shapes(reply.content)
+    reply.content = egress.check(replace(asked(kind), behind=behind, agreed=agreed), reply.content)
     return reply
+
+
+def asked(message: str) -> Leaving:
+    """A message of the node's coordinator."""
+    return Leaving(
+        message=message,
+        study="study",
+        preset="debug",
+        coordinator=certificate_sha256(PEM),
+        run_id=1,
+        round=1,
+    )
 
 
 def test_a_preview_is_what_then_leaves(hospital: Any, node: Path, previewed: Any) -> None:
@@ -273,22 +277,21 @@ def test_a_log_that_does_not_hold_its_end_stops_all_until_the_admin_accepts(
 ) -> None:
     end = NodePaths(node).audit_end
     egress = Egress(hospital.private, node / "policy.yaml", "H", end=end)
-    given = ("query.hello", "study", 1, 0)
     told = RecordDict({"refused": ConfigRecord({"site": "H"})})
     for _ in range(2):
-        assert egress.check(*given, told, None, "debug", certificate_sha256(PEM)) is told
+        assert egress.check(asked("query.hello"), told) is told
     log = ["audit", "log", "--node", str(node)]
     assert main([*log, "--accept-end"]) == 0
     assert "nothing to accept" in capsys.readouterr().out
     (hospital.private / AUDIT_FILE).unlink()
     with pytest.raises(AuditError, match="ends with entry 0 and does not hold entry 2"):
-        egress.check(*given, told, None, "debug", certificate_sha256(PEM))
+        egress.check(asked("query.hello"), told)
     assert not (hospital.private / AUDIT_FILE).exists()
     assert main(log) == 1
     assert "does not hold entry 2, which this node wrote last" in capsys.readouterr().err
     assert main(["audit", "log", "--private", str(hospital.private), "--accept-end"]) == 2
     assert main([*log, "--accept-end"]) == 0
     assert "accepted, as entry 1 of the log says" in capsys.readouterr().out
-    assert egress.check(*given, told, None, "debug", certificate_sha256(PEM)) is told
+    assert egress.check(asked("query.hello"), told) is told
     assert main(log) == 0
     assert [entry.kind for entry in read_log(hospital.private)] == ["end-accepted", "sent"]

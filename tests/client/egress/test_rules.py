@@ -22,7 +22,7 @@ MARKER = "Geheimwort4711"
 
 def test_what_keeps_all_rules_leaves_as_it_is(door: Any, update: Any, greeting: Any) -> None:
     assert door.passes(update())
-    assert door.passes(greeting(), kind="query.hello", behind=None)
+    assert door.passes(greeting(), message="query.hello", behind=None)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_what_keeps_all_rules_leaves_as_it_is(door: Any, update: Any, greeting: 
         ({"study": "other"}, "does not name this study"),
         ({"preset": "climb-code"}, "does not allow preset 'climb-code'"),
         ({"preset": MARKER}, "does not allow this preset"),
-        ({"kind": "query"}, "knows no message of this kind"),
-        ({"kind": "evaluate"}, "knows no message of this kind"),
+        ({"message": "query"}, "knows no message of this kind"),
+        ({"message": "evaluate"}, "knows no message of this kind"),
     ],
 )
 def test_who_asks_for_what(door: Any, update: Any, changed: dict[str, Any], told: str) -> None:
@@ -176,14 +176,14 @@ MANY = "lets at most 40 characters leave as 'notices'"
     ],
 )
 def test_words(door: Any, greeting: Any, words: dict[str, Any], told: str) -> None:
-    line = door.line(greeting(**words), kind="query.hello", behind=None)
+    line = door.line(greeting(**words), message="query.hello", behind=None)
     assert line == f"site 'Klinik': its policy {told}"
 
 
 def test_words_at_their_length(door: Any, greeting: Any) -> None:
     told = ["2000 exams lack a sequence"]
     roomy = door.having(words={"hello": {"site": 6, "notices": len(told[0])}, "refused": {}})
-    assert roomy.passes(greeting(notices=told), kind="query.hello", behind=None)
+    assert roomy.passes(greeting(notices=told), message="query.hello", behind=None)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def refusal(**words: Any) -> RecordDict:
 
 def test_a_refusal_leaves_without_facts_behind_it(door: Any) -> None:
     for kind in ("train", "query.hello"):
-        assert door.passes(refusal(), kind=kind, behind=None)
+        assert door.passes(refusal(), message=kind, behind=None)
     assert door.passes(refusal(site=""), behind=None)
     assert door.having(bytes_per_round=0, rounds_per_day=0).passes(refusal(), behind=None)
 
@@ -288,15 +288,15 @@ PLANTED = [
 def test_what_leaves_in_the_place_of_a_reply_holds_nothing_of_it(
     door: Any, content: RecordDict, kind: str
 ) -> None:
-    left = door.check(content, kind=kind, agreed={}, study=MARKER, preset=MARKER, coordinator=MARKER)
+    left = door.check(content, message=kind, agreed={}, study=MARKER, preset=MARKER, coordinator=MARKER)
     assert MARKER.encode() not in recorddict_to_proto(left).SerializeToString()
-    left = door.check(content, kind=kind, agreed={})
+    left = door.check(content, message=kind, agreed={})
     assert left is not content
     assert MARKER.encode() not in recorddict_to_proto(left).SerializeToString()
 
 
 def test_values_of_what_was_stopped_are_not_in_the_log_either(door: Any, greeting: Any) -> None:
-    door.line(greeting(report=MARKER, notices=MARKER), kind="query.hello")
+    door.line(greeting(report=MARKER, notices=MARKER), message="query.hello")
     [entry] = read_log(door.private)
     assert MARKER not in str(entry.fields)
     assert entry.fields["words"] == ["site", "notices", "report"]
@@ -351,9 +351,9 @@ def test_numbers_have_their_form(door: Any, numbers: dict[str, Any], told: str) 
     known = {"num-examples": 40, "clock": time.time()}
     hello = ConfigRecord({"site": "Klinik"})
     content = RecordDict({"hello": hello, "metrics": MetricRecord(known | numbers)})
-    assert policy.line(content, kind="query.hello") == f"site 'Klinik': its policy {told}"
+    assert policy.line(content, message="query.hello") == f"site 'Klinik': its policy {told}"
     sound = RecordDict({"hello": hello, "metrics": MetricRecord(known)})
-    assert policy.passes(sound, kind="query.hello")
+    assert policy.passes(sound, message="query.hello")
 
 
 def test_names_are_those_of_the_one_list() -> None:
