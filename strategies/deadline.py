@@ -15,8 +15,9 @@ class Deadlines:
 
     A site's last sound reply took so many seconds: training, and both ways through the network. The
     payload is the same in every round, so the next one is expected to take as long. A deadline is a
-    multiple of the median over the sites that are asked, between a floor and a cap. Of a median, one site
-    that claims or takes too much decides nothing. While none of them has been measured it is the cap, until
+    multiple of the median over the sites that are asked, between a floor and a cap, and never less than the
+    median and the payload's time on the slowest link. Of a median, one site that claims or takes too much
+    decides nothing. While none of them has been measured it is the cap, until
     half of them have answered: then it is a multiple of the time that these took.
     """
 
@@ -43,25 +44,27 @@ class Deadlines:
         """Note what a sound reply took."""
         self._taken[site] = wall_s
 
-    def seconds(self, sites: Iterable[str]) -> float:
-        """The deadline of a round that asks these sites, in whole seconds if it is not the cap."""
+    def seconds(self, sites: Iterable[str], num_bytes: int) -> float:
+        """The deadline of a round that asks these sites, in whole seconds if it is not the cap.
+
+        Args:
+            num_bytes: that travel to a site and back.
+        """
         expected = [self._taken[site] for site in sites if site in self._taken]
-        if not expected or not self._factor:
-            return self._most_s
-        wanted = max(self._least_s, self._factor * statistics.median(expected))
-        return min(float(math.ceil(wanted)), self._most_s)
+        return self._until(statistics.median(expected), num_bytes) if expected else self._most_s
 
     def after_half(self, half_s: float, num_bytes: int) -> float:
         """The deadline of a round without measurements, in whole seconds if it is not the cap.
-
-        The floor counts here too, and so does the time of a site that takes as long as half of the sites did
-        and has the slowest link besides.
 
         Args:
             half_s: time in which half of the sites had sent sound replies.
             num_bytes: that travel to a site and back.
         """
+        return self._until(half_s, num_bytes)
+
+    def _until(self, typical_s: float, num_bytes: int) -> float:
+        """A site that takes as long as is typical, and has the slowest link besides, is in time."""
         if not self._factor:
             return self._most_s
-        slowest = half_s + 8 * num_bytes / SLOWEST_BITS_S
-        return min(float(math.ceil(max(self._least_s, self._factor * half_s, slowest))), self._most_s)
+        slowest_s = typical_s + 8 * num_bytes / SLOWEST_BITS_S
+        return min(float(math.ceil(max(self._least_s, self._factor * typical_s, slowest_s))), self._most_s)

@@ -226,7 +226,10 @@ def test_no_process_has_rights(study: Study) -> None:
 
 def test_nothing_is_written_outside_the_volumes(study: Study, hospitals: Hospitals) -> None:
     for one in study.containers:
-        mounted = [mount["Destination"] for mount in one.inspect()["Mounts"]]
+        told = one.inspect()
+        assert told["HostConfig"]["ReadonlyRootfs"]
+        assert not {mount["Destination"] for mount in told["Mounts"] if mount["RW"]} & {"/data", "/weights"}
+        mounted = [mount["Destination"] for mount in told["Mounts"]]
         own = (
             "/run",
             "/dev",

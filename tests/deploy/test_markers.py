@@ -197,7 +197,8 @@ def test_no_marker_is_on_the_wire_or_at_the_coordinator(
     for path in (*everything(federation.home), *everything(federation.out(STUDY)), federation.server.log):
         assert holders(path.read_bytes()) == [], path
     own = b"".join(path.read_bytes() for path in everything(tmp_path / MARKERS["private folder"]))
-    assert holders(own), "what is kept at the site should name its own files: else nothing was at stake"
+    at_stake = {"exam", "exception", "folder"}
+    assert at_stake <= set(holders(own)), "what is kept at the site should name its own files and errors"
 
 
 def fail_in_every_way(federation: Federation) -> None:
@@ -205,6 +206,8 @@ def fail_in_every_way(federation: Federation) -> None:
 
     def at_work() -> bool:
         for pid in federation.app_processes("C"):
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            assert MARKERS["environment"].encode() in environment, "it should have been at stake"
             signal_quietly(pid, signal.SIGKILL)
             return True
         return False

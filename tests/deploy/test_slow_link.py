@@ -18,6 +18,26 @@ RATE = 1.5e6
 SLOW = Link(rate=RATE, delay_s=0.1, stall_every_s=40.0, stall_s=5.0)
 """1.5 Mbit/s each way, 100 ms, and five seconds without a byte every 45."""
 
+SHORT_DEADLINE = ("federation.deadline_factor=2", "federation.min_deadline_s=25")
+"""A multiple of what is usual is over long before such a link has carried the weights."""
+
+
+def test_a_slow_link_is_in_time_in_every_round(make_federation: Callable[..., Federation]) -> None:
+    """Two other sites, quick ones, decide what is usual; the first round is as unmeasured as ever."""
+    federation = make_federation()
+    federation.start_server()
+    with Relay(("127.0.0.1", federation.port), SLOW) as relay:
+        for site in ("A", "B", "C"):
+            federation.join(site, server=f"127.0.0.1:{relay.port}" if site == "A" else None)
+            federation.start_site(site)
+        federation.wait_online("A", "B", "C")
+        more = ("federation.num_rounds=2", "federation.payload=float16", *SHORT_DEADLINE)
+        federation.submit(STUDY, *FULL, *more, sites=3)
+        federation.wait_end(STUDY, 1500)
+    for record in federation.history(STUDY)[1:]:
+        print(f"{record['seconds']:.0f} s of {record['deadline_s']:.0f}: {record['sites'].keys()}")  # noqa: T201
+        assert sorted(record["sites"]) == ["A", "B", "C"], record["rejected"]
+
 
 @pytest.mark.parametrize("payload", ["float32", "float16"])
 def test_a_round_ends_within_twice_the_transfer_time(

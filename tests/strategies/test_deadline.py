@@ -16,9 +16,9 @@ def deadlines(
 
 
 def test_nothing_measured_means_the_cap() -> None:
-    assert deadlines().seconds(SITES) == 3600.0
+    assert deadlines().seconds(SITES, 0) == 3600.0
     known = deadlines(taken={"D": 5.0})
-    assert known.seconds(SITES) == 3600.0  # D is not asked
+    assert known.seconds(SITES, 0) == 3600.0  # D is not asked
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,12 @@ def test_nothing_measured_means_the_cap() -> None:
 def test_a_deadline_is_a_multiple_of_the_median_between_floor_and_cap(
     taken: dict[str, float], expected: float
 ) -> None:
-    assert deadlines(taken=taken).seconds(SITES) == expected
+    assert deadlines(taken=taken).seconds(SITES, 0) == expected
+
+
+def test_a_site_with_the_slowest_link_is_in_time_in_every_round() -> None:
+    taken = {"A": 40.0, "B": 45.0, "C": 50.0}
+    assert deadlines(taken=taken).seconds(SITES, 50_000_000) == 445.0  # 400 s at 1 Mbit/s
 
 
 @pytest.mark.parametrize(
@@ -62,9 +67,9 @@ def test_a_round_is_measured_if_one_of_its_sites_was() -> None:
 def test_the_last_reply_counts() -> None:
     measured = deadlines(taken={"A": 100.0})
     measured.learn("A", 20.0)
-    assert measured.seconds(SITES) == 60.0
+    assert measured.seconds(SITES, 0) == 60.0
 
 
 def test_the_cap_wins_over_the_floor_and_factor_0_leaves_only_the_cap() -> None:
-    assert deadlines(most_s=5.0, taken={"A": 1.0}).seconds(SITES) == 5.0
-    assert deadlines(factor=0.0, taken={"A": 1.0}).seconds(SITES) == 3600.0
+    assert deadlines(most_s=5.0, taken={"A": 1.0}).seconds(SITES, 0) == 5.0
+    assert deadlines(factor=0.0, taken={"A": 1.0}).seconds(SITES, 0) == 3600.0
