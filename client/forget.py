@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.audit import append, read_log
-from client.traces import COUNTED, NATIVE, TOKENS, Asked, Traces, find_traces
+from client.traces import COUNTED, NATIVE, TOKENS, Asked, Traces, exam_folders, find_traces
 from client.trained_exams import mark_forgotten
 from climb_model.data.tables import read_table
 from climb_model.intake.forgotten import SITE_LOCK, is_forgotten, remember_forgotten, whole_exam
 from climb_model.intake.pseudonym import KEY_FILE, patient_id, pseudonym, site_key
 from climb_model.intake.reports.site_tables import FOLDER
+from climb_model.intake.sequences.native import PATIENT, read_provenance
 from climb_model.lock import only_process
 from climb_model.results import printable
 from configs.errors import UserError
 
 BEGUN, DONE = "forget-begun", "forget-done"
 """Kinds of audit entries. A removal that was killed has the first without the second."""
+
+_MOST_NAMES = 5
+"""Of exams in one line."""
 
 NOT_UNLEARNED = (
     "Weights that were shared before are not unlearned: they stay as they are wherever they went.",
@@ -55,25 +59,51 @@ def exam_of_accession(number: str, site_dir: Path) -> str:
     return pseudonym(_key(number, site_dir), "accession", number)
 
 
-def exams_of_patient(number: str, site_dir: Path) -> list[str]:
-    """The names of all exams whose row in annotation.csv is a patient's; nothing is kept of the number.
+def exams_of_patient(number: str, site_dir: Path, say: Callable[[str], None] = print) -> list[str]:
+    """The names of all exams that annotation.csv or a provenance tells to be a patient's.
 
-    A patient that was named without a key, as in public data, is found by the number itself.
+    Nothing is kept of the number. A patient that was named without a key, as in public data, is found by
+    the number itself.
+
+    Args:
+        say: is told of exams that may be hers as well, since nothing names their patient.
 
     Raises:
         ForgetError: no number, no key, or no exam of hers; the line does not repeat the number.
         DataError: a key or a table that cannot be used.
     """
-    patients = {patient_id(number, _key(number, site_dir)), number}
-    path = site_dir / FOLDER / "annotation.csv"
+    wanted = {patient_id(number, _key(number, site_dir)), number}
+    patients = _patients(site_dir)
+    exams = sorted(exam for exam, named in patients.items() if named & wanted)
+    unknown = sorted(exam for exam, named in patients.items() if not named - {exam} and not named & wanted)
+    names = [*map(printable, unknown[:_MOST_NAMES]), *(["..."] if len(unknown) > _MOST_NAMES else [])]
+    told = f"exams that name no patient, to be looked at by UID: {len(unknown)} ({', '.join(names)})"
+    if exams and unknown:
+        say(told)
+    if exams:
+        return exams
+    site = site_dir.resolve().name
+    if unknown:
+        raise ForgetError(f"site '{site}' names no exam of that patient number, but has {told}")
+    raise ForgetError(f"site '{site}' has no exam of that patient number")
+
+
+def _patients(site_dir: Path) -> dict[str, set[str]]:
+    """Every exam that has a row in annotation.csv or a folder, to the patients named there.
+
+    An exam that came without a patient number has its own name for its patient's.
+    """
+    patients: dict[str, set[str]] = {}
+    table = site_dir / FOLDER / "annotation.csv"
     rows = ()
-    if path.is_file():
-        rows = read_table(path, ("UID", "PatientID"), site=site_dir.resolve().name).rows
-    exams = sorted({whole_exam(row["UID"]) for row in rows if row["PatientID"] in patients})
-    if not exams:
-        site = site_dir.resolve().name
-        raise ForgetError(f"annotation.csv of site '{site}' has no exam of that patient number")
-    return exams
+    if table.is_file():
+        rows = read_table(table, ("UID", "PatientID"), site=site_dir.resolve().name).rows
+    for row in rows:
+        patients.setdefault(whole_exam(row["UID"]), set()).add(row["PatientID"])
+    for exam, folder in exam_folders(site_dir):
+        told = (read_provenance(folder) or {}).get(PATIENT, "")
+        patients.setdefault(exam, set()).add(str(told))
+    return {exam: named - {""} for exam, named in patients.items()}
 
 
 def _key(number: str, site_dir: Path) -> bytes:

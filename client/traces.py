@@ -135,14 +135,23 @@ def find_traces(site_dir: Path, private: Sequence[Path], asked: Asked) -> Traces
 
 def _volumes(site_dir: Path, asked: Asked) -> Iterator[Trace]:
     """Folders of volumes, and hidden ones that a killed import or removal left."""
-    for parent, names, what in (
-        (site_dir / "data_unilateral", asked.uids, VOLUMES),
-        (site_dir / "data", (asked.exam,), NATIVE),
-    ):
-        for name in names:
+    for folder, what in (("data_unilateral", VOLUMES), ("data", NATIVE)):
+        parent = site_dir / folder
+        for name in asked.names:
             for path in (parent / name, *(parent / f".{name}{ending}" for ending in _DRAFTS)):
                 if path.is_symlink() or path.exists():
                     yield Trace(what=what, path=path, remove=partial(_remove_folder, path))
+
+
+def exam_folders(site_dir: Path) -> Iterator[tuple[str, Path]]:
+    """`<ID>` and folder of everything that `_volumes` would find by its name."""
+    for parent in (site_dir / "data", site_dir / "data_unilateral"):
+        for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+            name = path.name
+            if name.startswith(".") and name.endswith(_DRAFTS):
+                name = name.removeprefix(".").rpartition(".")[0]
+            if not name.startswith(".") and (path.is_symlink() or path.is_dir()):
+                yield whole_exam(name), path
 
 
 def _remove_folder(path: Path) -> None:

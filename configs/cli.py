@@ -17,6 +17,8 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 INTERRUPTED = 130
 _DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_PATH_ERRORS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""A user's mistake where they name a path; without one they are ours."""
 
 Command = Callable[[argparse.Namespace], int]
 """The work of one verb: from its parsed arguments to an exit code."""
@@ -84,7 +86,7 @@ class Tool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+            if error.errno not in _DISK_ERRORS and not (error.errno in _PATH_ERRORS and error.filename):
                 raise
             return self._say(f"{error.filename or 'disk'}: {error.strerror}", FAILED)
 
@@ -102,6 +104,18 @@ def existing_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise UsageError(f"{what} must be a folder, got {path}, where there is {found}")
+    return path
+
+
+def existing_file(path: Path, what: str) -> Path:
+    """The path, if it is a file or a pipe.
+
+    Raises:
+        UsageError: naming what the file is for.
+    """
+    if path.is_dir() or not path.exists():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise UsageError(f"{what} must be a file, got {path}, where there is {found}")
     return path
 
 

@@ -223,9 +223,7 @@ class CheckedGrid(Grid):
             return ask(self._inner, messages, seconds=timeout, enough=self._min_sites)
         traffic = self.traffic
         both_ways = 2 * max(traffic.bytes_down[site] for site in sites)
-        traffic.deadline_s = (
-            timeout if self._deadlines is None else self._deadlines.seconds(sites, both_ways)
-        )
+        traffic.deadline_s = timeout if self._deadlines is None else self._deadlines.seconds(sites, both_ways)
         return ask(self._inner, messages, seconds=lambda: traffic.deadline_s or 0.0, enough=self._min_sites)
 
     def _judged(

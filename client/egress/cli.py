@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.node.arguments import add_node_argument, node_folder
 from configs.cli import DONE, FAILED, Parser, Tool, existing_folder, whole_number
 from configs.errors import UsageError
 from configs.load import load_settings, preset_names
+
+if TYPE_CHECKING:
+    from client.egress.preview import LastMessage
 
 _LOG = "show the audit log, and check that no line was changed, taken out or moved"
 _MIN_DIGITS = 16
@@ -33,7 +38,8 @@ def _add_preview(tool: Tool) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"settings of the study, else those of its last message: {', '.join(preset_names())}",
+        help=f"settings of the study, else those of its last message, with its overrides: "
+        f"{', '.join(preset_names())}",
     )
     parser.add_argument("--study", metavar="NAME", help="the study; else that of the last message")
     form = parser.add_mutually_exclusive_group()
@@ -44,12 +50,15 @@ def _add_preview(tool: Tool) -> None:
 
 
 def _preview(arguments: argparse.Namespace) -> int:
+    from climb_model.environment import NO_CALLS, NO_HUB
+
+    os.environ.update({**NO_CALLS, **NO_HUB})  # read when Flower and the hub's client are imported
     from client.node.settings import NodeError, NodePaths, read_node
 
     folder = node_folder(arguments)
     node, paths = read_node(folder), NodePaths(folder)
     from client.egress.policy_text import tensor_text
-    from client.egress.preview import last_message, preview, shared_tensors
+    from client.egress.preview import last_message, preview, shared_tensors, uncached_weights
     from client.egress.show import show_foreseen, to_dict
     from client.node.weights import missing_weights
     from climb_model.kit import certificate_sha256
@@ -58,11 +67,14 @@ def _preview(arguments: argparse.Namespace) -> int:
     preset = arguments.preset or (last and last.preset)
     if preset is None:
         raise UsageError("preview needs --preset NAME: no message of this study has left this site yet")
-    settings = load_settings(preset, arguments.overrides)
+    settings = load_settings(preset, [*_overrides_of(last, arguments), *arguments.overrides])
     if arguments.tensors:
         print(tensor_text(shared_tensors(settings)))
         return DONE
-    if lacking := missing_weights(settings, node.weights):
+    lacking = missing_weights(settings, node.weights)
+    if node.weights is None and not lacking and (names := uncached_weights(settings)):
+        lacking = f"weights of {' and '.join(map(repr, names))} are not in the hub's cache on this machine"
+    if lacking:
         raise NodeError(f"preset {preset}: {lacking}; weights of site.yaml names the folder of model folders")
     messages = preview(
         settings,
@@ -79,6 +91,18 @@ def _preview(arguments: argparse.Namespace) -> int:
     else:
         show_foreseen(messages)
     return DONE if all(message.takes_part for message in messages) else FAILED
+
+
+def _overrides_of(last: LastMessage | None, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Those of the last message, where its preset is taken too."""
+    if arguments.preset is not None or last is None:
+        return ()
+    if last.overrides is None:
+        raise UsageError(
+            "preview needs --preset NAME and its overrides: the audit log does not hold those of the last "
+            "message whole"
+        )
+    return last.overrides
 
 
 def _add_audit(tool: Tool) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from client.app import app
 from client.audit import AuditLog
@@ -25,7 +29,7 @@ from climb_model.run_config import to_run_config
 from climb_model.sharing import TRAIN_METRICS, shared_spec
 from climb_model.training.batches import plan_round, round_seed, trainable
 from climb_model.training.behind import behind_update
-from configs.schema import Settings
+from configs.schema import BUILTIN_FILTERS, BUILTIN_GERMAN, Settings
 
 _WAIT_S = 10.0
 _PREVIEW_RUN, _PREVIEW_NODE = 1, 1
@@ -59,6 +63,9 @@ class LastMessage:
 
     study: str
     preset: str
+    overrides: tuple[str, ...] | None
+    """None: the log does not hold them whole."""
+
     run_id: int
     round: int
 
@@ -75,10 +82,20 @@ def last_message(private: Path, study: str | None = None) -> LastMessage | None:
             return LastMessage(
                 study=str(known["study"]),
                 preset=str(known["preset"]),
+                overrides=_overrides(str(known.get("overrides", ""))),
                 run_id=int(str(known["run"])),
                 round=int(str(known["round"])),
             )
     return None
+
+
+def _overrides(logged: str) -> tuple[str, ...] | None:
+    """The list in a log's plain signs; None if it is none, or was cut off, after which it is no JSON."""
+    try:
+        items: object = json.loads(logged.encode("ascii").decode("unicode_escape"))
+    except ValueError:
+        return None
+    return tuple(map(str, cast(list[object], items))) if isinstance(items, list) else None
 
 
 def preview(
@@ -143,6 +160,20 @@ def preview(
         return (hello,)
     content, behind, later = _training_reply(settings, node_config, round)
     return hello, foreseen(TRAIN_MESSAGE, content, behind, later)
+
+
+def uncached_weights(settings: Settings) -> tuple[str, ...]:
+    """Frozen encoders of a study that the hub's cache on this machine does not hold; the hub is not asked."""
+    model, builtin = settings.model, (BUILTIN_FILTERS, BUILTIN_GERMAN)
+    names = (model.vision.weights, model.fusion.language_model or model.text.weights)
+    return tuple(name for name in names if name not in builtin and not _cached(name))
+
+
+def _cached(name: str) -> bool:
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:  # no name of the hub's
+        return False
 
 
 def shared_tensors(settings: Settings) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from client.audit import append
 from client.egress.policy import default_policy, write_policy
 from client.node.bundle import bundle_digest, own_files
 from client.node.private import open_to_others
-from client.node.settings import NodePaths, NodeSettings, write_node
+from client.node.settings import DEVICES, NodePaths, NodeSettings, names_devices, write_node
 from climb_model.atomic import write_atomic
 from climb_model.kit import (
     REQUEST_SUFFIX,
@@ -30,6 +30,7 @@ from climb_model.kit import (
     write_request,
 )
 from climb_model.made_by import made_by
+from configs.cli import existing_file, existing_folder
 from configs.errors import UsageError
 
 JOIN = "join"
@@ -77,11 +78,15 @@ def join(
 
     Raises:
         KitError: if the kit is none, was changed, has expired, or needs a newer program.
-        UsageError: if there is a node already, or the private folder is not one of its own, or open to
-            others.
+        UsageError: if there is no kit, or a node already; if `devices` names none; if the private folder is
+            not one of its own, or open to others.
     """
-    kit = _usable_kit(kit_file, datetime.now(UTC) if now is None else now)
+    if not names_devices(devices):
+        raise UsageError(f"--devices must be {DEVICES}, got {devices!r}")
+    kit = _usable_kit(existing_file(kit_file, "KIT"), datetime.now(UTC) if now is None else now)
     paths = NodePaths(node.resolve())
+    if paths.folder.exists():
+        existing_folder(paths.folder, "--node")
     if paths.settings.exists():
         raise UsageError(f"{node} is a site's node already: climb-site leave comes first, or another --node")
     private = paths.folder / PRIVATE if private is None else private.resolve()
@@ -129,8 +134,9 @@ def _check_private(private: Path, paths: NodePaths, data: Path) -> None:
             raise UsageError(f"--private must be a folder of its own, {what} lies in {private}")
     if private.is_relative_to(paths.state):
         raise UsageError(f"--private must not lie in the node's state, got {private}")
-    if not private.is_dir():
+    if not private.exists():
         return
+    existing_folder(private, "--private")
     if not any(private.iterdir()):
         private.chmod(0o700)
     elif line := open_to_others(private):

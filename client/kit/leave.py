@@ -51,7 +51,7 @@ def plan(node: Path, *, keep_private: bool = False, audit_too: bool = False) -> 
         audit_too: remove the audit log too.
 
     Raises:
-        NodeError: if the folder is no node.
+        UsageError: if the folder is no node.
     """
     paths = NodePaths(node.resolve())
     settings = read_node(paths.folder)
@@ -74,7 +74,7 @@ def leave(node: Path, *, keep_private: bool = False, audit_too: bool = False) ->
     """Remove a node as `plan` says; a folder that is empty afterwards goes too.
 
     Raises:
-        NodeError: if the folder is no node.
+        UsageError: if the folder is no node.
         LockedError: if the node runs.
         AuditError: if the audit log was changed; nothing is removed.
     """

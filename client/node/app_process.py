@@ -35,6 +35,9 @@ WRONG_CODE = 3
 _PARENT_DEATH = 1
 _OOM_SCORE = "500"
 
+_GPU_TAKEN = ("out of memory", "busy or unavailable")
+"""What CUDA says of a GPU that has no room left for this process, or is another's alone."""
+
 
 def main(folder: Path) -> int:
     """Work on the one message of a folder; returns the exit code."""
@@ -117,23 +120,48 @@ def _beside(name: str) -> Any:
 
 
 def _gpu_refusal(order: dict[str, Any]) -> str | None:
-    """Take this site's share of each GPU; a line if the hospital's own work leaves too little."""
-    if order["devices"] == "cpu":
+    """A line if the hospital's own work leaves too little of one of this site's GPUs.
+
+    Training waits until its whole share is free: the rest of the memory is the hospital's at all times.
+    """
+    gpus = _gpus(order["devices"])
+    if not gpus:
         return None
     import torch
 
-    if not torch.cuda.is_available():
-        return None
-    for device in range(torch.cuda.device_count()):
-        torch.cuda.set_per_process_memory_fraction(order["gpu_memory_share"], device)
-        if order["min_free_gpu_mib"]:
-            free = torch.cuda.mem_get_info(device)[0] >> 20
-            if free < order["min_free_gpu_mib"]:
-                return (
-                    f"its GPU is needed for other work: {free} MiB are free, "
-                    f"this site lends it from {order['min_free_gpu_mib']} MiB on"
-                )
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for gpu in gpus:
+        if gpu >= found:
+            continue  # the app tells that it is missing
+        free, total = _memory_mib(gpu)
+        share = order["gpu_memory_share"]
+        wanted = max(1, order["min_free_gpu_mib"], int(share * total) if share < 1 else 0)
+        if free < wanted:
+            return (
+                f"its GPU is needed for other work: {free} MiB are free, "
+                f"this site lends it from {wanted} MiB on"
+            )
     return None
+
+
+def _gpus(devices: str) -> list[int]:
+    """Numbers of the GPUs that `devices` of `site.yaml` names; `auto` is the first."""
+    if devices == "auto":
+        return [0]
+    return [int(name.partition(":")[2] or 0) for name in devices.split(",") if "cuda" in name]
+
+
+def _memory_mib(gpu: int) -> tuple[int, int]:
+    """MiB that are free on a GPU, and all; 0 and 0 if it takes no further process."""
+    import torch
+
+    try:
+        free, total = torch.cuda.mem_get_info(gpu)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _GPU_TAKEN):
+            raise
+        return 0, 0
+    return free >> 20, total >> 20
 
 
 def _all_from(root: Path) -> bool:

@@ -223,7 +223,7 @@ class Approvals:
     def wait(self, digest: str, content: bytes, found: Difference) -> None:
         """Keep a bundle for the admin to look at; of those not approved the newest `MAX_WAITING` stay."""
         path = self._folder / f"{digest}.fab"
-        if not path.is_file():
+        if path not in self._files():
             values = {
                 "version": version_of(contents_of_fab(content)),
                 "added": found.added,
@@ -240,16 +240,25 @@ class Approvals:
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def waiting(self) -> tuple[Waiting, ...]:
-        """All bundles that are kept, the oldest first."""
+        """All bundles that are kept, the oldest first.
+
+        Raises:
+            BundleError: if what was noted of one is damaged.
+        """
         approved = self.approved()
         found: list[Waiting] = []
         for path in self._files():
+            note = path.with_suffix(".json")
             try:
-                values = cast(dict[str, Any], json.loads(path.with_suffix(".json").read_text("utf-8")))
+                values = cast(dict[str, Any], json.loads(note.read_text("utf-8")))
+                differing = Difference(*(tuple(values[how]) for how in ("added", "removed", "changed")))
+                found.append(Waiting(path.stem, values["version"], differing, path.stem in approved))
             except FileNotFoundError:  # it has just made place for a newer one
                 continue
-            differing = Difference(tuple(values["added"]), tuple(values["removed"]), tuple(values["changed"]))
-            found.append(Waiting(path.stem, values["version"], differing, path.stem in approved))
+            except (ValueError, TypeError, KeyError):
+                raise BundleError(
+                    f"{note} is damaged: delete it; the bundle comes again with the next message"
+                ) from None
         return tuple(found)
 
     def content(self, digest: str) -> bytes:

@@ -46,7 +46,7 @@ PRIVATE = "private"
 
 _SCRIPT = Path(__file__).with_name("app_process.py")
 _KEPT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE")
-_KEPT_BEGINNINGS = ("LC_", "CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "PYTORCH_", "TORCH_")
+_KEPT_BEGINNINGS = ("LC_", "CUDA_", "CUBLAS_", "NVIDIA_", "OMP_", "MKL_", "TORCH_")
 _OFFLINE = {**NO_CALLS, **NO_HUB, "NO_PROXY": "*"}
 
 
@@ -90,7 +90,7 @@ def run_app(
     _write(received, settings, root, folder, places, hidden=state.parent)
     process = subprocess.Popen(
         [sys.executable, "-I", "-B", str(_SCRIPT), str(folder)],
-        env=environment(folder),
+        env=environment(folder, settings.quotas.gpu_memory_share),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -129,12 +129,19 @@ def _keep_words(source: IO[bytes], log: Path) -> None:
                     file.write(chunk)
 
 
-def environment(folder: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
-    """All that the process has as its environment: only what is named here is handed on."""
+def environment(
+    folder: Path, gpu_memory_share: float, inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """All that the process has as its environment: only what is named here is handed on.
+
+    The share of GPU memory is in it: torch reads it in every process that the app starts, too. A site's own
+    `PYTORCH_*` stays out, since another allocator would know no share.
+    """
     given = os.environ if inherited is None else inherited
     kept = {key: given[key] for key in given if key in _KEPT or key.startswith(_KEPT_BEGINNINGS)}
     own = {"HOME": str(folder), "TMPDIR": str(folder), "FLWR_HOME": str(folder / "flower")}
-    return {"OMP_WAIT_POLICY": "passive", **kept, **_OFFLINE, **own}
+    share = {"PYTORCH_ALLOC_CONF": f"per_process_memory_fraction:{gpu_memory_share}"}
+    return {"OMP_WAIT_POLICY": "passive", **kept, **_OFFLINE, **own, **share}
 
 
 def seconds_left(received: Received) -> float:

@@ -186,9 +186,8 @@ def _approve(arguments: argparse.Namespace) -> int:
         _diff(approvals, arguments.hash)
     else:
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        digest = approvals.approve(arguments.hash, moment)
-        _show_difference(approvals, digest)
-        print(f"approved: {digest}, from the next message on")
+        _show_difference(approvals, arguments.hash)  # first: what it cannot show is not approved
+        print(f"approved: {approvals.approve(arguments.hash, moment)}, from the next message on")
     return DONE
 
 

@@ -14,13 +14,17 @@ import yaml
 from client.audit import END_FILE
 from climb_model.atomic import write_text_atomic
 from climb_model.names import check_name
-from configs.errors import UserError
+from configs.errors import UsageError, UserError
 
 VARIABLE = "CLIMB_NODE"
 """Environment variable that names the node's folder."""
 
 DEFAULT_FOLDER = Path("node")
 
+DEVICES = "auto, cpu or such as cuda:0,cuda:1"
+"""What names devices, in words."""
+
+_DEVICES = re.compile(r"auto|(cpu|cuda(:[0-9]+)?)(\s*,\s*(cpu|cuda(:[0-9]+)?))*")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):([0-9]{1,5})")
 
 
@@ -32,11 +36,14 @@ class NodeError(UserError):
 class Quotas:
     """What training may take of the hospital's machine; the section `quotas` of `site.yaml`."""
 
-    gpu_memory_share: float = 1.0
-    """Share of each GPU's memory, in (0, 1]; more is refused by the allocator, not taken."""
+    gpu_memory_share: float = 0.8
+    """Share of the memory of each of `devices`, in (0, 1]; more is refused by the allocator, not taken. A
+    message is refused while less than that is free: so the rest, a fifth for screens and small models, is
+    never taken from the hospital's own work. 1: no limit, and only `min_free_gpu_mib` need be free."""
 
-    min_free_gpu_mib: int = 0
-    """MiB that must be free on each GPU before a message is worked on; else it is refused. 0: no matter."""
+    min_free_gpu_mib: int = 2048
+    """MiB that must be free on each of `devices` whatever the share, else a message is refused; with less,
+    training would run out of memory after all, next to other work that may, too. 0: no matter."""
 
     num_threads: int = 0
     """CPU cores that training may use at the same time; 0: all that this process may."""
@@ -167,15 +174,21 @@ class NodePaths:
         return self.state / "lock"
 
 
+def names_devices(text: str) -> bool:
+    """Whether a text has the form of a list of devices; whether they are there is not asked."""
+    return _DEVICES.fullmatch(text) is not None
+
+
 def read_node(folder: Path) -> NodeSettings:
     """The settings of a node's folder.
 
     Raises:
-        NodeError: if `site.yaml` is missing, holds an unknown key or an impossible value.
+        UsageError: if there is no `site.yaml`.
+        NodeError: if it holds an unknown key or an impossible value.
     """
     path = NodePaths(folder).settings
     if not path.is_file():
-        raise NodeError(
+        raise UsageError(
             f"{folder} is no site's node, there is no site.yaml: make it with climb-site join KIT"
         )
     try:
@@ -250,6 +263,7 @@ def _check(settings: NodeSettings, where: str) -> None:
     quotas = settings.quotas
     for wrong, wanted, got in (
         (address is None or not 1 <= int(address[2]) <= 65535, "server must be host:port", settings.server),
+        (not names_devices(settings.devices), f"devices must be {DEVICES}", settings.devices),
         ((settings.chunk_size or 0) < 0, "chunk_size must be >= 0", settings.chunk_size),
         (not 0 < quotas.gpu_memory_share <= 1, "gpu_memory_share must be in (0, 1]", quotas.gpu_memory_share),
         (quotas.min_free_gpu_mib < 0, "min_free_gpu_mib must be >= 0", quotas.min_free_gpu_mib),

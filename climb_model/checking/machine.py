@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import time
@@ -11,16 +12,18 @@ import urllib.request
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from climb_model.checking.layout import Layout
 from climb_model.checking.result import Finding, found
+from climb_model.checking.tokens import TOKENIZER_FILE, load_tokenizer
 from climb_model.clock import MOST_AHEAD_S, clock_offset
 from climb_model.data.exam import DataError
 from climb_model.intake.pseudonym import KEY_FILE
 from climb_model.model.climb import build_model
 from climb_model.model.text import BERT_FILES
 from climb_model.model.vision import DINO_FILES
-from climb_model.model.weights import weights_source
+from climb_model.model.weights import SHARDS, WHOLE, weights_source
 from climb_model.no_redirect import NoRedirect
 from configs.schema import BUILTIN_FILTERS, BUILTIN_GERMAN, Settings
 
@@ -129,7 +132,7 @@ def device_name() -> str:
 
 
 def check_weights(settings: Settings, weights: Path | None) -> list[Finding]:
-    """Whether the folders of the frozen models are whole, by their files' names."""
+    """Whether the folders of the frozen models are whole: no file missing, cut or damaged in its header."""
     model = settings.model
     wanted = {
         model.vision.weights: DINO_FILES,
@@ -142,10 +145,40 @@ def check_weights(settings: Settings, weights: Path | None) -> list[Finding]:
         if weights is None:
             return found("machine.weights_unchecked", count=1)
         try:
-            weights_source(name, weights, needed)
+            folder = Path(weights_source(name, weights, needed))
         except DataError as error:
             facts.append(error.public)
+        else:
+            damaged = ", ".join(_damaged(folder, needed))
+            facts += [f"weights of '{name}' are cut or damaged: {damaged}"] if damaged else []
     return found("machine.weights", count=len(facts), detail="; ".join(facts))
+
+
+def _damaged(folder: Path, needed: tuple[str, ...]) -> list[str]:
+    """Files of a model's folder that are not whole; of tensors, header and length are compared."""
+    damaged: list[str] = []
+    if TOKENIZER_FILE in needed and load_tokenizer(folder / TOKENIZER_FILE) is None:
+        damaged.append(TOKENIZER_FILE)
+    return damaged + [name for name in _tensor_files(folder) if not _whole(folder / name)]
+
+
+def _tensor_files(folder: Path) -> list[str]:
+    """The files that hold a model's tensors; of a list that cannot be read, the list itself."""
+    if (folder / WHOLE).is_file():
+        return [WHOLE]
+    try:
+        return sorted(map(str, set(json.loads((folder / SHARDS).read_bytes())["weight_map"].values())))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return [SHARDS]
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file of tensors is as long as its header says."""
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def check_modes(layout: Layout, private: Path) -> list[Finding]:
@@ -195,8 +228,8 @@ def check_clock(server: str | None) -> list[Finding]:
 
 def _date_of(server: str) -> str | None:
     """The time in a server's answer, whatever it answers; None without one."""
-    request = urllib.request.Request(server, method="HEAD")
     try:
+        request = urllib.request.Request(server, method="HEAD")
         with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT_S) as answer:
             return answer.headers["Date"]
     except urllib.error.HTTPError as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,21 @@ import numpy as np
 from climb_model.atomic import write_text_atomic
 from climb_model.checking.headers import code_of
 from climb_model.checking.result import Finding, found
-from climb_model.data.nifti import read_nifti
+from climb_model.data.nifti import Image, read_nifti
 from climb_model.data.nifti_header import NiftiError
+from climb_model.intake.processes import in_processes
 
 CACHE = "check-cache.json"
 """Below the private folder. Holds names of exams and hashes of their voxels: `forget` removes it."""
 
-VERSION = 1
+VERSION = 2
+"""Grows when the same file would be seen otherwise."""
+
 CHUNK = 16
 """Files handed to a worker at once."""
+
+_BLOCK = 2**18
+"""Voxels that are scaled at once: they stay in the processor's cache."""
 
 OnFile = Callable[[int, int], None]
 
@@ -36,7 +41,7 @@ class Pixels:
     """A code; then nothing else is known."""
 
     digest: str = ""
-    """Of shape, number type and voxels."""
+    """Of shape and values as float32, whatever number type and scaling the file has them in."""
 
     constant: bool = False
     finite: bool = True
@@ -50,11 +55,22 @@ def look_at(path: Path) -> Pixels:
         return Pixels(fault=code_of(path, error))
     voxels = np.asarray(image.voxels)
     flat = voxels.reshape(-1, order="A")
-    digest = hashlib.blake2b(f"{voxels.shape} {voxels.dtype.str}".encode(), digest_size=16)
-    digest.update(flat.view(np.uint8).data)
     low, high = flat.min(), flat.max()  # NaN comes through both
     finite = bool(np.isfinite(low) and np.isfinite(high))
-    return Pixels(digest=digest.hexdigest(), constant=bool(low == high), finite=finite)
+    return Pixels(digest=_digest(image, flat), constant=bool(low == high), finite=finite)
+
+
+def _digest(image: Image, flat: np.ndarray) -> str:
+    """The same for each file that holds the same values, for a copy may have another number type."""
+    digest = hashlib.blake2b(str(image.voxels.shape).encode(), digest_size=16)
+    scaled = (image.slope, image.intercept) != (1.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.size, _BLOCK):
+            values = flat[start : start + _BLOCK]
+            if scaled:
+                values = values.astype(np.float64) * image.slope + image.intercept
+            digest.update((values.astype(np.float32) + np.float32(0)).data)  # -0 becomes 0
+    return digest.hexdigest()
 
 
 def read_pixels(
@@ -73,16 +89,20 @@ def read_pixels(
         cache: the cache's file; None keeps nothing.
         workers: processes; 1 works in this one.
         on_file: called with (done, all).
+
+    Raises:
+        DataError: a worker was lost.
     """
     known = _load(cache)
     keys = {path: _key(path, folder) for sequences in files.values() for path in sequences.values()}
     seen = {path: known[key] for path, key in keys.items() if key in known}
     new = [path for path in keys if path not in seen]
     try:
-        for done, (path, pixels) in enumerate(_look(new, workers), start=1):
-            seen[path] = pixels
-            if on_file is not None:
-                on_file(done, len(new))
+        with closing(_look(new, workers)) as look:
+            for done, (path, pixels) in enumerate(zip(new, look, strict=True), start=1):
+                seen[path] = pixels
+                if on_file is not None:
+                    on_file(done, len(new))
     finally:  # an interrupted check goes on where it was
         if cache is not None and set(known) != {keys[path] for path in seen}:
             _save(cache, {keys[path]: pixels for path, pixels in seen.items()})
@@ -118,13 +138,11 @@ def _counts(where: list[tuple[str, str]]) -> dict[str, int]:
     return {uid: uids.count(uid) for uid in uids}
 
 
-def _look(paths: list[Path], workers: int) -> Iterator[tuple[Path, Pixels]]:
+def _look(paths: list[Path], workers: int) -> Generator[Pixels]:
     if workers == 1 or len(paths) <= CHUNK:
-        for path in paths:
-            yield path, look_at(path)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from zip(paths, pool.map(look_at, paths, chunksize=CHUNK), strict=True)
+        yield from map(look_at, paths)
+    else:
+        yield from in_processes(look_at, paths, workers=workers, chunk=CHUNK, verb="check")
 
 
 def _key(path: Path, folder: Path) -> str:

@@ -62,7 +62,17 @@ def _tokenizer(settings: Settings, weights: Path | None) -> Tokenizer | None:
             path = Path(weights_source(name, weights, (TOKENIZER_FILE,))) / TOKENIZER_FILE
         except DataError:
             return None
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = load_tokenizer(path)
+    if tokenizer is None:
+        return None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """A tokenizer's file, or None for one that is damaged: `check_weights` tells of it."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception:  # the library raises nothing narrower
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,12 @@ from climb_model.intake.study import LeftOut, Study
 NO_PATIENT = (
     "no patient number: it counts as a patient of its own; another exam of hers may be in another split"
 )
+LEADING_ZEROS = (
+    "its patient number differs from another one only in leading zeros: two patients here, perhaps in two "
+    "splits; if she is one, correct the number, or give both the same split in the report table"
+)
+_LONGEST_NUMBER = 64
+"""Characters of a PatientID (DICOM PS3.5, table 6.2-1: LO)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +56,16 @@ def find_nifti(source: Path, mapping: SeriesMapping) -> tuple[Sources, list[Left
     return [(as_study(exam), exam) for exam in volumes.exams], list(volumes.left_out)
 
 
-def named_candidates(sources: Sources, key: bytes) -> tuple[list[Candidate], list[LeftOut]]:
-    """Everything that could become an exam, sorted by its pseudonym."""
+def named_candidates(
+    sources: Sources, key: bytes, *, earlier: Collection[str] = ()
+) -> tuple[list[Candidate], list[LeftOut]]:
+    """Everything that could become an exam, sorted by its pseudonym; what is not, and what looks wrong.
+
+    Args:
+        sources: of the import.
+        key: the site's key.
+        earlier: pseudonyms of the patients that the site holds.
+    """
     left_out: list[LeftOut] = []
     candidates: list[Candidate] = []
     for study, exam in sources:
@@ -70,8 +84,24 @@ def named_candidates(sources: Sources, key: bytes) -> tuple[list[Candidate], lis
         for each in candidates
         if not each.study.patient
     ]
+    patients = {each.patient for each in candidates}.union(earlier)
+    left_out += [
+        LeftOut(what="notice", reason=LEADING_ZEROS, study=each.exam, num_files=0)
+        for each in candidates
+        if not patients.isdisjoint(_with_other_zeros(each.study.patient, key))
+    ]
     unique = [each for each in candidates if times[each.exam] == 1]
     return sorted(unique, key=lambda each: each.exam), left_out
+
+
+def _with_other_zeros(number: str, key: bytes) -> set[str]:
+    """Pseudonyms of the patient numbers that differ from one only in leading zeros.
+
+    They are made from the number, since those that an earlier import met are known by their pseudonym only.
+    """
+    core = number.lstrip("0")
+    others = {"0" * zeros + core for zeros in range(_LONGEST_NUMBER - len(core) + 1)} - {number, ""}
+    return {patient_id(other, key) for other in others} if number else set()
 
 
 def _candidate(study: Study, volumes: NiftiExam | None, key: bytes) -> Candidate:

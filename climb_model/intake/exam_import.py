@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,21 +11,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from climb_model.atomic import write_text_atomic
+from climb_model.atomic import write_atomic, write_text_atomic
 from climb_model.data.exam import DataError
 from climb_model.intake.breasts.unilateral import split_exam, write_side
 from climb_model.intake.dicom.stacks import all_stacks, find_stacks
 from climb_model.intake.drafts import draft_of, remove, show
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.nifti.source import NiftiExam, write_native_copy
-from climb_model.intake.sequences.native import PROVENANCE, read_provenance, write_native
+from climb_model.intake.sequences.native import PATIENT, PROVENANCE, read_provenance, write_native
 from climb_model.intake.sequences.patterns import matches
 from climb_model.intake.sequences.recognise import name_stacks
-from climb_model.intake.study import LeftOut, Series, SeriesError, Stack, Study
+from climb_model.intake.study import LeftOut, NamingError, Series, SeriesError, Stack, Study
 
 NATIVE, UNILATERAL = "data", "data_unilateral"
 MADE = ("source", "recipe")
 """What the provenance of an exam and of its breasts must share."""
+FOREIGN = "its folder holds something that no import made and that a new version would displace; move it away"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -34,6 +36,9 @@ class ExamJob:
 
     exam: str
     """Its pseudonym."""
+
+    patient: str
+    """Pseudonym of its patient, as in annotation.csv."""
 
     source: Study | NiftiExam = field(repr=False)
     site_dir: Path = field(repr=False)
@@ -65,6 +70,9 @@ class Earlier:
     """An exam that an earlier import finished."""
 
     outcome: ExamOutcome
+    patient: str
+    """Empty: made by a version that did not note it."""
+
     digest: str
     recipe: str
 
@@ -85,7 +93,20 @@ def earlier_exam(site_dir: Path, exam: str) -> Earlier | None:
     )
     notices = tuple(map(str, provenance.get("notices", ())))
     outcome = ExamOutcome(exam=exam, sides=sides, left_out=left_out, notices=notices)
-    return Earlier(outcome=outcome, digest=str(made["source"]), recipe=str(made["recipe"]))
+    return Earlier(
+        outcome=outcome,
+        patient=str(provenance.get(PATIENT, "")),
+        digest=str(made["source"]),
+        recipe=str(made["recipe"]),
+    )
+
+
+def note_patient(site_dir: Path, earlier: Earlier, patient: str) -> None:
+    """Write into the provenance of an exam that is there whose it is; its volumes stay as they are."""
+    exam = earlier.outcome.exam
+    sides = [side_folder(site_dir, exam, side) for side in earlier.outcome.sides]
+    for folder in (*sides, site_dir / NATIVE / exam):  # last what `earlier_exam` reads it from
+        _write_json(folder / PROVENANCE, (read_provenance(folder) or {}) | {PATIENT: patient})
 
 
 def side_folder(site_dir: Path, exam: str, side: str) -> Path:
@@ -97,7 +118,8 @@ def import_exam(job: ExamJob) -> ExamOutcome:
     """Import one exam into folders that nobody reads yet, and show them when all is written.
 
     The native folder is shown last: with its provenance, equal to that of its breasts, the exam is whole. A
-    fault of its data or files becomes a reason; an earlier version of the exam then stays as it is.
+    fault of its data or files becomes a reason; an earlier version of the exam then stays as it is. What lies
+    in the folders and no import made is carried over; where it cannot be, that too is a fault.
 
     Raises:
         OSError: the disk of the site is full or cannot be written.
@@ -121,15 +143,20 @@ def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
     with ExitStack() as drafts:
         native = drafts.enter_context(draft_of(job.site_dir / NATIVE / job.exam))
         written = _write_native(job, native, left_out)
+        _carry_over(job.site_dir / NATIVE / job.exam, native)
         split = split_exam(written.files, laterality=written.laterality, motion=job.motion)
         sides = tuple(sorted(split.sides))
-        made = {"source": job.digest, "recipe": job.recipe}
+        made = {"source": job.digest, "recipe": job.recipe, PATIENT: job.patient}
+        gone = [side_folder(job.site_dir, job.exam, side) for side in {"left", "right"} - set(sides)]
+        if any(map(_foreign, gone)):
+            raise SeriesError(FOREIGN)
         breasts: dict[Path, Path] = {}
         for side, breast in split.sides.items():
             folder = side_folder(job.site_dir, job.exam, side)
             breasts[folder] = drafts.enter_context(draft_of(folder))
             record = {"files": write_side(breast, breasts[folder]), "made": split.provenance}
             _write_json(breasts[folder] / PROVENANCE, record | made)
+            _carry_over(folder, breasts[folder])
         notices = (*written.notices, *split.notices)
         told = {
             "sides": sides,
@@ -139,10 +166,31 @@ def _import(job: ExamJob, left_out: list[LeftOut]) -> ExamOutcome:
         _write_json(native / PROVENANCE, written.provenance | made | told)
         for folder, draft in breasts.items():
             show(draft, folder)
-        for side in {"left", "right"} - set(sides):
-            remove(side_folder(job.site_dir, job.exam, side))
+        for folder in gone:
+            remove(folder)
         show(native, job.site_dir / NATIVE / job.exam)
     return ExamOutcome(exam=job.exam, sides=sides, left_out=tuple(left_out), notices=notices)
+
+
+def _carry_over(folder: Path, draft: Path) -> None:
+    """Copy into a draft what the folder in whose place it comes holds and no import made.
+
+    Raises:
+        SeriesError: something else than a file, or another file under a name that the draft has.
+    """
+    for path in _foreign(folder):
+        copy = draft / path.name
+        plain = path.is_file() and not path.is_symlink()
+        if not plain or (copy.exists() and not filecmp.cmp(path, copy, shallow=False)):
+            raise SeriesError(FOREIGN)
+        write_atomic(copy, path.read_bytes())
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """What lies in a folder of an exam and is not among the files that its import noted."""
+    noted = (read_provenance(folder) or {}).get("files", ())
+    made = {PROVENANCE, *(f"{name}.nii.gz" for name in noted)}
+    return [path for path in sorted(folder.iterdir()) if path.name not in made] if folder.is_dir() else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +204,11 @@ class _Native:
 
 
 def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Native:
-    """Write the native volumes; what is left out is added to the list, also where it ends in an error."""
+    """Write the native volumes; what is left out is added to the list, also where it ends in an error.
+
+    The draft tells whose it is before it holds voxels: a kill may leave it at any moment.
+    """
+    _write_json(folder / PROVENANCE, {PATIENT: job.patient})
     if isinstance(job.source, NiftiExam):
         provenance = write_native_copy(job.source, folder)
         notices, laterality = (), job.source.laterality
@@ -167,13 +219,18 @@ def _write_native(job: ExamJob, folder: Path, left_out: list[LeftOut]) -> _Nativ
             found, faults = all_stacks(series) if _is_named(series, job.mapping) else find_stacks(series)
             stacks += found
             left_out += [replace(each, study=job.exam) for each in faults]
-        named = name_stacks(job.source, stacks, job.mapping)
+        try:
+            named = name_stacks(job.source, stacks, job.mapping)
+        except NamingError as error:
+            left_out += [replace(each, study=job.exam) for each in error.left_out]
+            raise
         left_out += [replace(each, study=job.exam) for each in named.left_out]
         provenance = write_native(job.source, named, folder, key=job.key)
         notices = tuple(
             f"{name}: {note}" for name, stack in named.sequences.items() for note in stack.notices
         )
         laterality = named.laterality
+    _write_json(folder / PROVENANCE, provenance | {PATIENT: job.patient})
     left_out += [
         LeftOut(what="series", reason=f"{name}: {reason}", study=job.exam, num_files=0)
         for name, reason in provenance.get("without", {}).items()

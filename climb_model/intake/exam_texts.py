@@ -11,7 +11,7 @@ from climb_model.intake.pseudonym import exam_id, patient_id
 from climb_model.intake.reports.redact import redact
 from climb_model.intake.reports.sides import split_report
 from climb_model.intake.reports.site_tables import ExamRow, assign_split
-from climb_model.intake.reports.table import NO_ROW, ReportTable, StudyReport
+from climb_model.intake.reports.table import NO_DATE, NO_ROW, ReportTable, StudyReport
 from climb_model.intake.study import LeftOut, Study
 
 NO_REPORT = "no report for this breast"
@@ -120,7 +120,7 @@ class ExamTexts:
     def _report(self, study: Study, exam: str) -> tuple[StudyReport, frozenset[str]]:
         """What the table says of a study, and which fields it knows: also empty ones, for any of its rows."""
         found = self._found(study)
-        known = frozenset[str]() if self._table is None or found == NO_ROW else self._table.fields
+        known = frozenset[str]() if self._table is None or found in (NO_ROW, NO_DATE) else self._table.fields
         if isinstance(found, str):
             self.left_out.append(LeftOut(what="report", reason=found, study=exam, num_files=0))
             return StudyReport(), known

@@ -65,7 +65,7 @@ def result_lines(result: ImportResult, site_dir: Path) -> list[str]:
     """What an admin reads when the import is done: what is there, what is not and why, the rest in counts."""
     reasons = {what: Counter[str]() for what in _ORDER}
     for each in result.entries:
-        reasons[each.what][each.reason] += 1
+        reasons[each.what][_kind(each)] += 1
     lines = [
         f"{result.num_imported} exams imported, {result.num_present} were there already, "
         f"{result.num_left_out} left out; {result.num_breasts} breasts, {result.num_reports} with a report"
@@ -83,6 +83,11 @@ def result_lines(result: ImportResult, site_dir: Path) -> list[str]:
     if result.num_breasts:
         lines.append(f"next: climb-site check {site_dir}")
     return lines
+
+
+def _kind(entry: LeftOut) -> str:
+    """A notice without its figures, which stand in brackets behind it and differ from exam to exam."""
+    return entry.reason.partition(" (")[0] if entry.what == "notice" else entry.reason
 
 
 def file_lines(entries: Sequence[LeftOut]) -> list[str]:

@@ -35,6 +35,7 @@ from climb_model.intake.exam_import import (
     ExamOutcome,
     earlier_exam,
     import_exam,
+    note_patient,
 )
 from climb_model.intake.exam_texts import ExamTexts, Shares
 from climb_model.intake.forgotten import REASON, SITE_LOCK, is_forgotten
@@ -107,7 +108,7 @@ def import_site(
         if not sources:
             raise nothing_found(source, left_out)
         key = site_key(site_dir)
-        found, unnamed = named_candidates(sources, key)
+        found, unnamed = named_candidates(sources, key, earlier=exams_of_patients(site_dir))
         present, jobs, stays = _plan(found, site_dir, options, key)
         made = _work(jobs, options.workers, tell)
         _drop_rows(site_dir, made, present)
@@ -243,6 +244,8 @@ def _plan(
         earlier = earlier_exam(site_dir, each.exam)
         if earlier is not None:
             present[each.exam] = earlier.outcome
+            if earlier.patient != each.patient:
+                note_patient(site_dir, earlier, each.patient)
             differs = _difference(earlier, each.digest, recipe)
             if differs and not options.replace:
                 entries.append(LeftOut(what="exam", reason=differs, study=each.exam, num_files=0))
@@ -250,6 +253,7 @@ def _plan(
             jobs.append(
                 ExamJob(
                     exam=each.exam,
+                    patient=each.patient,
                     source=each.volumes or each.study,
                     site_dir=site_dir,
                     mapping=options.mapping.series,

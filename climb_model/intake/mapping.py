@@ -119,6 +119,11 @@ def _read(path: Path) -> dict[str, object]:
         raise SettingsError(f"{path}: line {line} is not readable as YAML ({hint})") from None
     except yaml.YAMLError:
         raise SettingsError(f"{path}: is not readable as YAML") from None
+    except (ValueError, LookupError, AttributeError):  # what becomes of a value that only looks like its kind
+        hint = "a text that looks like a date or a number needs quotes"
+        raise SettingsError(f"{path}: holds a value that YAML cannot read ({hint})") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: wanted two sections of keys, got one nested too deeply") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -128,6 +128,8 @@ class Study:
 
     field_strength_t: float | None
     series: tuple[Series, ...]
+    torn: tuple[Series, ...] = ()
+    """Series with files in other studies too: not imported, but perhaps a phase that this one lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,14 @@ class LeftOut:
     """File, or the first file of a series."""
 
     num_files: int = 1
+
+
+class NamingError(SeriesError):
+    """A study whose sequences cannot be told apart, with what each of its series was taken for."""
+
+    def __init__(self, reason: str, left_out: tuple[LeftOut, ...]) -> None:
+        super().__init__(reason)
+        self.left_out = left_out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,6 +172,7 @@ def _on_several(
         torch.save(optimizer_state, meet / "optimizer.pt")
         steps: Any = get_context("spawn").SimpleQueue()
         work = (meet, tuple(devices), model.language_model, exams, reports, settings)
+        torch.cuda.empty_cache()  # what this process keeps would come on top of theirs
         _run_processes(len(devices), (*work, round, global_step, steps), meet, steps, on_step)
         model.load_state_dict(torch.load(meet / "model.pt"))
         return torch.load(meet / "done.pt", weights_only=False)  # written by our own process

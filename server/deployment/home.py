@@ -6,7 +6,8 @@ import ipaddress
 import os
 import re
 import secrets
-from dataclasses import dataclass, fields
+import ssl
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,15 @@ import yaml
 
 from climb_model.atomic import write_atomic, write_text_atomic
 from configs.errors import SettingsError, UsageError
-from server.deployment.authority import AUTHORITY_DAYS, Pair, expires, issue, new_authority, renewed_authority
+from server.deployment.authority import (
+    AUTHORITY_DAYS,
+    AuthorityError,
+    Pair,
+    expires,
+    issue,
+    new_authority,
+    renewed_authority,
+)
 
 VARIABLE = "CLIMB_HOME"
 """Environment variable that names the coordinator's folder; `./coordinator` without it."""
@@ -26,6 +35,7 @@ WARN_DAYS = 30
 _DEFAULT = Path("coordinator")
 _HOST = re.compile(r"(?!-)[0-9A-Za-z\-]{1,63}(\.(?!-)[0-9A-Za-z\-]{1,63})*")
 _LOOPBACK = ("127.0.0.1", "localhost")
+_CA_REMEDY = "put it back from a backup, or from the folder of a site's node, which holds the same ca.crt"
 
 
 class HomeError(UsageError):
@@ -59,13 +69,20 @@ class Expiry:
     """Until when a certificate is good."""
 
     what: str
-    until: datetime
-    days_left: int
+    until: datetime | None
+    """None: its file is missing or damaged."""
+
+    days_left: int | None
     """Whole days; negative once it has expired."""
+
+    remedy: str = "climb-server renew makes it anew"
+    """Where it is missing or damaged."""
 
     @property
     def line(self) -> str:
         """What a screen shows; with what to do where less than `WARN_DAYS` are left."""
+        if self.until is None or self.days_left is None:
+            return f"{self.what}: MISSING or damaged: {self.remedy}"
         day = self.until.date().isoformat()
         if self.days_left < 0:
             return f"{self.what}: EXPIRED on {day}: run climb-server renew"
@@ -162,7 +179,20 @@ class Home:
             raise SettingsError(
                 f"{self.settings_file} cannot be read: {' '.join(str(error).split())}"
             ) from None
-        return _settings(values, str(self.settings_file))
+        return _settings(values, f"{self.settings_file}: ")
+
+    def authority_certificate(self) -> str:
+        """The certificate in `ca_certificate`, PEM.
+
+        Raises:
+            HomeError: if it is missing or damaged.
+        """
+        try:
+            text = self.ca_certificate.read_text("ascii")
+            expires(text.encode())
+        except (OSError, ValueError):
+            raise HomeError(f"{self.ca_certificate} is missing or damaged: {_CA_REMEDY}") from None
+        return text
 
     @classmethod
     def open(cls, path: Path) -> Home:
@@ -187,7 +217,7 @@ class Home:
             SettingsError: if a setting is impossible.
         """
         home = cls(path.resolve())
-        _settings({each.name: vars(settings)[each.name] for each in fields(settings)}, "climb-server init")
+        _settings({each.name: vars(settings)[each.name] for each in fields(settings)}, "--")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise HomeError(f"{path} is there already: nothing was changed (climb-server renew renews)")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -210,28 +240,40 @@ def home_folder(given: Path | None) -> Path:
 
 
 def expiries(home: Home) -> tuple[Expiry, ...]:
-    """Until when the three certificates are good, by the clock of this machine.
+    """Until when the three certificates are good, by the clock of this machine."""
+    return (
+        _expiry("certificate of the server", home.server_certificate),
+        _expiry("certificate of loopback", home.loopback_certificate),
+        replace(_expiry("certificate of the authority", home.ca_certificate), remedy=_CA_REMEDY),
+    )
+
+
+def check_files(home: Home) -> None:
+    """See that the certificates, keys and the secret that the server's programs read are there and fit.
 
     Raises:
-        AuthorityError: if one cannot be read.
+        HomeError: naming a file and how it is made again.
     """
-    now = datetime.now(UTC)
-    found: list[Expiry] = []
-    for what, path in (
-        ("certificate of the server", home.server_certificate),
-        ("certificate of loopback", home.loopback_certificate),
-        ("certificate of the authority", home.ca_certificate),
+    home.authority_certificate()
+    for key, certificate in (
+        (home.server_key, home.server_certificate),
+        (home.loopback_key, home.loopback_certificate),
     ):
-        until = expires(path.read_bytes())
-        found.append(Expiry(what=what, until=until, days_left=(until - now) // timedelta(days=1)))
-    return tuple(found)
+        if not _is_pair(key, certificate):
+            raise HomeError(
+                f"{certificate} or {key.name} is missing or damaged: climb-server renew makes both anew"
+            )
+    if not home.superexec_secret.is_file():
+        raise HomeError(
+            f"{home.superexec_secret} is missing: put it back from a backup, or 32 random bytes of mode 0600"
+        )
 
 
 def renew(home: Home, *, ca: bool = False) -> datetime | None:
     """Issue a new certificate and key for the server, which a running proxy takes within seconds.
 
-    The certificate of loopback lives as long as the authority's. Only where it would end before, it is
-    issued anew as well.
+    The certificate of loopback lives as long as the authority's. Only where it would end before, or is
+    missing or damaged, it is issued anew as well.
 
     Args:
         ca: a new certificate for the authority first, with the same key. Sites go on trusting the old
@@ -242,18 +284,48 @@ def renew(home: Home, *, ca: bool = False) -> datetime | None:
         the present one.
 
     Raises:
-        AuthorityError: if the authority's key or certificate cannot be read or is expired.
+        HomeError: if the authority's key or certificate is not there.
+        AuthorityError: if the key cannot be read, is another's, or the certificate is expired.
     """
-    authority = Pair(key=home.ca_key.read_bytes(), certificate=home.ca_certificate.read_bytes())
+    authority = _authority(home)
+    loopback = expires(authority.certificate)
+    sound = _is_pair(home.loopback_key, home.loopback_certificate)
+    if sound:
+        loopback = expires(home.loopback_certificate.read_bytes())
     if ca:
         authority = renewed_authority(authority)
         write_atomic(home.ca_certificate, authority.certificate)
     _issue_server(home, home.settings(), authority)
-    loopback = expires(home.loopback_certificate.read_bytes())
-    if loopback >= expires(authority.certificate):
-        return None
-    _issue_loopback(home, authority)
-    return loopback
+    outlived = loopback < expires(authority.certificate)
+    if outlived or not sound:
+        _issue_loopback(home, authority)
+    return loopback if outlived else None
+
+
+def _expiry(what: str, certificate: Path) -> Expiry:
+    try:
+        until = expires(certificate.read_bytes())
+    except (OSError, AuthorityError):
+        return Expiry(what=what, until=None, days_left=None)
+    return Expiry(what=what, until=until, days_left=(until - datetime.now(UTC)) // timedelta(days=1))
+
+
+def _authority(home: Home) -> Pair:
+    certificate = home.authority_certificate().encode()
+    if not home.ca_key.is_file():
+        raise HomeError(
+            f"{home.ca_key} is not there: put it back for climb-server renew, and take it away afterwards"
+        )
+    return Pair(key=home.ca_key.read_bytes(), certificate=certificate)
+
+
+def _is_pair(key: Path, certificate: Path) -> bool:
+    """Whether both files are there and belong together."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError:
+        return False
+    return True
 
 
 def _issue_server(home: Home, settings: HomeSettings, authority: Pair) -> None:
@@ -274,25 +346,26 @@ def _write_pair(key: Path, certificate: Path, pair: Pair) -> None:
 
 
 def _settings(given: object, source: str) -> HomeSettings:
+    """Settings from untyped values; `source` stands before a key's name in errors."""
     names = [each.name for each in fields(HomeSettings)]
     if not isinstance(given, dict):
-        raise SettingsError(f"{source}: wanted keys {', '.join(names)}")
+        raise SettingsError(f"{source}wanted keys {', '.join(names)}")
     values = cast(dict[str, object], given)
     for name in values:
         if name not in names:
-            raise SettingsError(f"{source}: unknown key {ascii(name)[:40]}; there are: {', '.join(names)}")
+            raise SettingsError(f"{source}unknown key {ascii(name)[:40]}; there are: {', '.join(names)}")
     host, listen = values.get("host"), values.get("listen", "0.0.0.0")
     if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
-        raise SettingsError(f"{source}: host must be a name or IP address, got {ascii(host)[:60]}")
+        raise SettingsError(f"{source}host must be a name or IP address, got {ascii(host)[:60]}")
     if not isinstance(listen, str) or not _is_address(listen):
-        raise SettingsError(f"{source}: listen must be an IP address, got {ascii(listen)[:60]}")
+        raise SettingsError(f"{source}listen must be an IP address, got {ascii(listen)[:60]}")
     ports = {name: values[name] for name in ("port", "superlink_port") if name in values}
     for name, port in ports.items():
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-            raise SettingsError(f"{source}: {name} must be a port from 1 to 65535, got {ascii(port)[:40]}")
+            raise SettingsError(f"{source}{name} must be a port from 1 to 65535, got {ascii(port)[:40]}")
     settings = HomeSettings(host=host, listen=listen, **cast(dict[str, int], ports))
     if settings.port == settings.superlink_port:
-        raise SettingsError(f"{source}: port and superlink_port must differ, got {settings.port} twice")
+        raise SettingsError(f"{source}port and superlink_port must differ, got {settings.port} twice")
     return settings
 
 

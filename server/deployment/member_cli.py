@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from configs.cli import Parser
     from server.deployment.home import Home
 
+_MOST_DAYS = 365
+"""Of an invitation."""
+
 
 def add_home(parser: Parser) -> None:
     """Add `--home`, given to `open_home`."""
@@ -66,9 +69,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
     home = Home.create(home_folder(arguments.home), HomeSettings(host=arguments.host, port=arguments.port))
     print(f"made {home.path}")
-    print(
-        f"fingerprint of the authority: {spaced(certificate_sha256(home.ca_certificate.read_text('ascii')))}"
-    )
+    print(f"fingerprint of the authority: {spaced(certificate_sha256(home.authority_certificate()))}")
     print("\n".join(each.line for each in expiries(home)))
     print(
         f"next: keep a copy of {home.ca_key} off this machine, climb-server start, climb-server invite SITE"
@@ -81,12 +82,26 @@ def _add_invite(tool: Tool) -> None:
     parser.add_argument("name", metavar="NAME", help="the site's name in all studies")
     parser.add_argument("--out", type=Path, metavar="FILE", help="new file; NAME.kit.yaml unless told")
     parser.add_argument(
-        "--days", type=whole_number(1), default=14, metavar="N", help="good for so long; 14 unless told"
+        "--days",
+        type=_days,
+        default=14,
+        metavar="N",
+        help=f"good for so long, at most {_MOST_DAYS}; 14 unless told",
     )
     parser.add_argument(
         "--again", action="store_true", help="make an earlier kit of this site worthless, if there is one"
     )
     add_home(parser)
+
+
+def _days(text: str) -> int:
+    try:
+        days = int(text)
+    except ValueError:
+        days = 0
+    if not 1 <= days <= _MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MOST_DAYS} days, got {text!r}")
+    return days
 
 
 def _invite(arguments: argparse.Namespace) -> int:
@@ -206,7 +221,7 @@ def _sites(arguments: argparse.Namespace) -> int:
     found, contacts = members(home), _contacts(home)
     if arguments.json:
         certificates = {
-            each.what: {"until": each.until.isoformat(), "days_left": each.days_left}
+            each.what: {"until": each.until and each.until.isoformat(), "days_left": each.days_left}
             for each in expiries(home)
         }
         sites = [to_json(member, contacts) for member in found]
@@ -239,7 +254,7 @@ def _renew(arguments: argparse.Namespace) -> int:
             "only then it takes the new certificate of loopback"
         )
     if arguments.ca:
-        digest = certificate_sha256(home.ca_certificate.read_text("ascii"))
+        digest = certificate_sha256(home.authority_certificate())
         print(f"new fingerprint of the authority: {spaced(digest)}")
         print(
             f"sites go on with the old {home.ca_certificate.name} until it expires; by then each needs the "
@@ -249,6 +264,7 @@ def _renew(arguments: argparse.Namespace) -> int:
 
 
 def _need_server(home: Home) -> None:
+    home.authority_certificate()  # without it no server is recognized
     if not _is_running(home):
         raise UsageError(
             f"the server of {home.path} does not run (127.0.0.1:{home.settings().superlink_port} does not "

@@ -96,11 +96,12 @@ def invite(
 
     Raises:
         RunError: if the name can be no folder's name.
+        HomeError: if the authority's certificate is missing or damaged.
         MemberError: if the name is taken.
     """
     check_name("site", name)
     now = datetime.now(UTC) if now is None else now
-    ca = home.ca_certificate.read_text("ascii")
+    ca = home.authority_certificate()
     with _alone(home):
         before = _find(home, name)
         if before is not None and before.state == ADMITTED:

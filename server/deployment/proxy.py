@@ -167,8 +167,8 @@ def answers(home: Home) -> bool:
     """Whether the public port answers over TLS with the server's certificate, whatever it answers."""
     settings = home.settings()
     address = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(settings.listen, settings.listen)
-    context = ssl.create_default_context(cafile=str(home.ca_certificate))
     try:
+        context = ssl.create_default_context(cafile=str(home.ca_certificate))
         with (
             socket.create_connection((address, settings.port), timeout=2) as plain,
             context.wrap_socket(plain, server_hostname=settings.host) as secure,

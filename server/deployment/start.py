@@ -15,7 +15,7 @@ from climb_model.kit import certificate_sha256, spaced
 from climb_model.lock import LockedError, only_process
 from climb_model.supervisor import ServiceState, Supervisor, end_left_behind
 from server.deployment.flower import HOME_VARIABLE
-from server.deployment.home import Home, expiries
+from server.deployment.home import Home, check_files, expiries
 from server.deployment.ports import check_ports
 from server.deployment.proxy import proxy_service
 from server.deployment.superlink import connect, superexec_service, superlink_service
@@ -53,10 +53,11 @@ def start(home: Home, say: Callable[[str], None], stop: threading.Event) -> None
 
     Raises:
         LockedError: if a server runs in this folder already.
-        UserError: if a port is taken, nginx or Flower is missing, or a certificate cannot be read.
+        UserError: if a port is taken, nginx or Flower is missing, or a key or certificate.
     """
     with only_process(home.path / LOCK, what=f"is the server of {home.path}", wait_s=LOCK_S):
         end_left_behind(HOME_VARIABLE, str(home.flower))
+        check_files(home)
         check_ports(home)
         connect(home)
         services = [superlink_service(home), superexec_service(home), proxy_service(home)]
@@ -79,7 +80,7 @@ def heading(home: Home) -> list[str]:
     return [
         f"server of {home.path}",
         f"sites connect to {settings.server} (listens on {settings.listen})",
-        f"fingerprint of its authority: {spaced(certificate_sha256(home.ca_certificate.read_text('ascii')))}",
+        f"fingerprint of its authority: {spaced(certificate_sha256(home.authority_certificate()))}",
         *(expiry.line for expiry in expiries(home)),
     ]
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from climb_model.lock import LockedError, is_held, only_process
-from climb_model.names import check_name
+from climb_model.names import RunError, check_name
 from climb_model.run_config import to_run_config
 from climb_model.runs import RoundRecord, RunFolder, RunObserver
 from configs.errors import UserError
@@ -22,6 +22,9 @@ from server.place import FAILURE, LOCK, ServerPlace, read_place_file, write_plac
 
 ENDING_S = 60.0
 """Seconds that a ServerApp may need to leave its run folder after its run was stopped."""
+
+_RUN_FILES = ("run.json", "history.jsonl", "checkpoints", "summary.json", "shared.safetensors")
+"""A folder with none of these holds nothing of a run."""
 
 
 class StudyError(UserError):
@@ -44,43 +47,56 @@ class StudyState:
     name: str
     state: str
     """`not started`, `running`, `finished`, `stopped`, `failed` (with a line), `died` (without one),
-    or `server is down`."""
+    `server is down`, `its run folder is missing`, or `cannot be read` (its record or run folder)."""
 
     detail: str
     """A line for people, or nothing."""
 
-    run: Path
-    flower_runs: tuple[int, ...]
-    num_rounds: int
-    round: int | None
+    run: Path | None = None
+    """Its run folder; None where the record cannot be read."""
+
+    flower_runs: tuple[int, ...] = ()
+    num_rounds: int | None = None
+    """None where the run folder cannot be read."""
+
+    round: int | None = None
     """The last that is averaged and evaluated; None before round 0."""
 
-    mean_auc: float | None
+    mean_auc: float | None = None
     """After that round."""
 
-    sites: Mapping[str, Travelled]
-    rejected: tuple[Mapping[str, str], ...]
+    sites: Mapping[str, Travelled] = field(default_factory=dict[str, Travelled])
+    rejected: tuple[Mapping[str, str], ...] = ()
     """`site` and `reason` of each reply that was dropped in that round."""
 
     def to_json(self) -> dict[str, object]:
         """The state as JSON's types."""
-        return {**asdict(self), "run": str(self.run), "rejected": [dict(entry) for entry in self.rejected]}
+        return {
+            **asdict(self),
+            "run": None if self.run is None else str(self.run),
+            "rejected": [dict(entry) for entry in self.rejected],
+        }
 
 
 def begin(home: Home, settings: Settings, study: str, place: ServerPlace) -> None:
     """Make a new study's run folder and record; nothing runs yet.
 
+    A study whose run folder is gone is begun anew, under a new number.
+
     Raises:
-        StudyError: if there is such a study.
+        StudyError: if there is such a study, or a run of it that is not over.
         RunError: if the run folder holds a run, or the name can be no file's name.
     """
     check_name("study", study)
     file = _file(home, study)
-    if file.is_file() and read_place_file(file).flower_runs:
-        raise StudyError(
-            f"there is a study '{study}' already: climb-server resume {study} goes on with it, "
-            "--study NAME begins another"
-        )
+    if file.is_file():
+        before = read_place_file(file)
+        if before.flower_runs and not _is_gone(before.run):
+            raise StudyError(
+                f"there is a study '{study}' already: climb-server resume {study} goes on with it, "
+                "--study NAME begins another"
+            )
+        _need_over(home, study, before)
     RunFolder.create(place.run, settings, study)
     write_place(file, place)
 
@@ -89,13 +105,13 @@ def launch(home: Home, study: str) -> int:
     """Start a run of Flower for a study, from its newest checkpoint if there is one; returns its number.
 
     Raises:
-        StudyError: if there is no such study.
+        StudyError: if there is no such study, or its run folder is missing or cannot be read.
         FlowerError: if the SuperLink does not run.
     """
     from server.deployment.bundle import staged  # imports flwr
 
     place = _place(home, study)
-    folder = RunFolder.open(place.run)
+    folder = _folder(study, place)
     (place.run / FAILURE).unlink(missing_ok=True)
     run_config = home.studies / f"{study}.toml"
     write_run_config(run_config, to_run_config(folder.settings, folder.study, folder.number))
@@ -114,18 +130,13 @@ def resume(home: Home, study: str, num_sites: int | None = None) -> int:
         num_sites: sites to wait for from now on; None: as before.
 
     Raises:
-        StudyError: if it is finished or runs.
+        StudyError: if it is finished or runs, or its run folder is missing or cannot be read.
         FlowerError: if the SuperLink does not run.
     """
     place = _place(home, study)
-    if RunFolder.open(place.run).summary() is not None:
+    if _folder(study, place).summary() is not None:
         raise StudyError(f"study '{study}' is finished: its result is {place.run}")
-    last = _last_run(home, place)
-    if last is not None and not last.over:
-        raise StudyError(
-            f"run {last.run} of study '{study}' is {last.status}: climb-server stop {study} ends it (Flower "
-            "takes a ServerApp that died for running until a minute has passed)"
-        )
+    _need_over(home, study, place)
     if num_sites is not None:
         write_place(_file(home, study), replace(place, num_sites=num_sites))
     return launch(home, study)
@@ -143,6 +154,8 @@ def stop(home: Home, study: str) -> int:
     if last is None or last.over:
         raise StudyError(f"study '{study}' does not run: climb-server status {study} tells how it stands")
     stop_run(home.flower, last.run)
+    if not place.run.is_dir():  # nor is its lock there
+        return last.run
     try:
         with only_process(place.run / LOCK, what=f"runs study '{study}' still", wait_s=ENDING_S):
             return last.run
@@ -152,7 +165,7 @@ def stop(home: Home, study: str) -> int:
 
 def names(home: Home) -> list[str]:
     """All studies, sorted."""
-    return sorted(file.stem for file in home.studies.glob("*.json"))
+    return sorted(file.stem for file in home.studies.glob("*.json") if file.is_file())
 
 
 def state(home: Home, study: str, flower_runs: Mapping[int, FlowerRun] | None) -> StudyState:
@@ -164,8 +177,29 @@ def state(home: Home, study: str, flower_runs: Mapping[int, FlowerRun] | None) -
     Raises:
         StudyError: if there is no such study.
     """
-    place = _place(home, study)
-    folder = RunFolder.open(place.run)
+    file = _record(home, study)
+    try:
+        place = read_place_file(file)
+    except RunError as error:
+        return StudyState(name=study, state="cannot be read", detail=str(error))
+    if _is_gone(place.run):
+        return StudyState(
+            name=study,
+            state="its run folder is missing",
+            detail=_anew(study, place),
+            run=place.run,
+            flower_runs=place.flower_runs,
+        )
+    try:
+        folder = _folder(study, place)
+    except StudyError as error:
+        return StudyState(
+            name=study,
+            state="cannot be read",
+            detail=str(error),
+            run=place.run,
+            flower_runs=place.flower_runs,
+        )
     history = folder.history()
     last = history[-1] if history else None
     word, detail = _word(study, folder, place, flower_runs, last)
@@ -224,7 +258,7 @@ def follow(
         StudyError: if it ends otherwise.
         FlowerError: if the SuperLink does not run.
     """
-    folder = RunFolder.open(_place(home, study).run)
+    folder = _folder(study, _place(home, study))
     watch = Watch(folder, observer)
     asked = time.monotonic()
     while not watch.ended():
@@ -267,7 +301,7 @@ def _word(
         return "stopped", go_on
     failure = folder.path / FAILURE
     if failure.is_file():
-        return "failed", f"{failure.read_text('utf-8').strip()} ({go_on})"
+        return "failed", f"{failure.read_text('utf-8', 'replace').strip()} ({go_on})"
     return "died", f"its ServerApp ended without a word ({go_on})"
 
 
@@ -289,13 +323,54 @@ def _last_run(home: Home, place: ServerPlace) -> FlowerRun | None:
     return runs(home.flower).get(place.flower_runs[-1]) if place.flower_runs else None
 
 
+def _need_over(home: Home, study: str, place: ServerPlace) -> None:
+    last = _last_run(home, place)
+    if last is not None and not last.over:
+        raise StudyError(
+            f"run {last.run} of study '{study}' is {last.status}: climb-server stop {study} ends it (Flower "
+            "takes a ServerApp that died for running until a minute has passed)"
+        )
+
+
+def _folder(study: str, place: ServerPlace) -> RunFolder:
+    """The study's run folder, of which everything can be read."""
+    if _is_gone(place.run):
+        raise StudyError(f"the run folder of study '{study}' is missing: {_anew(study, place)}")
+    try:
+        folder = RunFolder.open(place.run)
+        folder.history()
+        folder.summary()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"the run folder of study '{study}' cannot be read: put {place.run} back as it was ({error})"
+        ) from None
+    return folder
+
+
+def _is_gone(run: Path) -> bool:
+    """Whether nothing is left of a run; False where that cannot be seen."""
+    try:
+        return not any((run / name).exists() for name in _RUN_FILES)
+    except OSError:
+        return False
+
+
+def _anew(study: str, place: ServerPlace) -> str:
+    return f"put {place.run} back from a backup, or climb-server run --study {study} begins the study anew"
+
+
 def _file(home: Home, study: str) -> Path:
     return home.studies / f"{study}.json"
 
 
-def _place(home: Home, study: str) -> ServerPlace:
-    check_name("study", study)
-    if not _file(home, study).is_file():
+def _record(home: Home, study: str) -> Path:
+    """The file of a study that there is."""
+    file = _file(home, check_name("study", study))
+    if not file.is_file():
         known = ", ".join(names(home)) or "none"
         raise StudyError(f"there is no study '{study}' (there are: {known})")
-    return read_place_file(_file(home, study))
+    return file
+
+
+def _place(home: Home, study: str) -> ServerPlace:
+    return read_place_file(_record(home, study))

@@ -175,7 +175,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         values = {
             "server": server.to_json(),
-            "certificates": {each.what: each.until.isoformat() for each in expiries(home)},
+            "certificates": {each.what: each.until and each.until.isoformat() for each in expiries(home)},
             "sites": [to_json(member, seen) for member in members(home)],
             "studies": [study.to_json() for study in studies],
         }

@@ -63,12 +63,12 @@ def connect(home: Home) -> None:
 
 def healthy(host: str, port: int, ca: Path) -> bool:
     """Whether `/health` answers over TLS with a certificate of the authority `ca`."""
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca))),
-    )
     at = f"[{host}]" if ":" in host else host
     try:
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca))),
+        )
         with opener.open(f"https://{at}:{port}/health", timeout=2) as answer:
             return answer.status == 200
     except OSError:

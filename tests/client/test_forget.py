@@ -17,7 +17,7 @@ from client import forget as forgetting
 from client.audit import read_log
 from client.cli import main
 from client.evaluate import evaluate_run
-from client.forget import NOT_UNLEARNED, ForgetError, forget, to_lines
+from client.forget import NOT_UNLEARNED, ForgetError, exams_of_patient, forget, to_lines
 from client.node.settings import NodeSettings, write_node
 from client.state import PrivateState, StateError, save_state
 from client.traces import NATIVE, Trace, find_traces
@@ -509,6 +509,72 @@ def test_all_exams_of_a_patient_are_forgotten_by_her_number(
     assert PATIENT not in out
     assert [naming(site, word) for word in (*named, PATIENT)] == [[], [], []]
     assert len(read_exams(site, SETTINGS, need_reports=True, need_findings=True).exams) == 4
+
+
+def told_by_provenance(folder: Path, patient: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "Pre.nii.gz").write_bytes(b"voxels")
+    (folder / "provenance.json").write_text(json.dumps({"patient": patient}), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["data/{}", "data_unilateral/{}_left", "data/.{}.unfinished", "data_unilateral/.{}_right.forgotten"],
+)
+def test_an_exam_without_rows_is_found_by_its_provenance(
+    folder: str, site: Path, named: tuple[str, str], command: Command
+) -> None:
+    told_by_provenance(site / folder.format("torn"), patient_id(PATIENT, site_key(site)))
+    code, out, err = command(main, "forget", "--patient", PATIENT, "--site", site)
+    assert (code, err) == (0, "")
+    assert "removed of torn:" in out
+    assert [naming(site, exam) for exam in ("torn", *named)] == [[], [], []]
+
+
+def test_her_provenance_is_enough_where_there_is_no_table(site: Path) -> None:
+    shutil.rmtree(site / "metadata_unilateral")
+    told_by_provenance(site / "data" / "killed", patient_id(PATIENT, site_key(site)))
+    told_by_provenance(site / "data" / "another", patient_id("0816", site_key(site)))
+    assert exams_of_patient(PATIENT, site, [].append) == ["killed"]
+
+
+@pytest.mark.usefixtures("named")
+def test_exams_that_name_no_patient_are_told_and_stay(site: Path, command: Command) -> None:
+    """By `--series`, by an earlier version, without a patient number, or a killed removal's rest."""
+    (site / "data" / "series").mkdir()
+    told_by_provenance(site / "data" / "nameless", "nameless")
+    told_by_provenance(site / "data_unilateral" / ".rest_left.old", "")
+    (site / "data" / "damaged").mkdir()
+    (site / "data" / "damaged" / "provenance.json").write_text("{")
+    (site / "data" / ".snapshot").mkdir()
+    (site / "data" / "notes.txt").touch()
+    line = (
+        "exams that name no patient, to be looked at by UID: 6 "
+        "(KLINIK0002, KLINIK0003, damaged, nameless, rest, ...)"
+    )
+    code, out, err = command(main, "forget", "--patient", PATIENT, "--site", site)
+    assert (code, err) == (0, "")
+    assert out.splitlines().count(line) == 1
+    code, out, err = command(main, "forget", "--patient", PATIENT, "--site", site)
+    assert (code, out) == (1, "")
+    assert err == f"climb-site: site 'KLINIK' names no exam of that patient number, but has {line}\n"
+    assert (site / "data" / "series").is_dir()
+
+
+def test_that_a_patient_has_no_exam_is_said_where_every_exam_names_another(site: Path) -> None:
+    for table in (site / "metadata_unilateral").iterdir():
+        table.write_text(table.read_text("utf-8").replace(",KLINIK", ",public-"), "utf-8")
+    with pytest.raises(ForgetError, match=r"^site 'KLINIK' has no exam of that patient number$"):
+        exams_of_patient(PATIENT, site)
+    assert exams_of_patient("public-0001", site) == ["KLINIK0001"]
+
+
+@pytest.mark.parametrize("folder", ["data/S7_left", "data_unilateral/S7"])
+def test_a_folder_whose_name_misses_or_tells_a_side_goes_too(folder: str, site: Path) -> None:
+    told_by_provenance(site / folder, patient_id(PATIENT, site_key(site)))
+    [exam] = exams_of_patient(PATIENT, site, [].append)
+    forget(exam, site)
+    assert not (site / folder).exists()
 
 
 @pytest.mark.usefixtures("named")

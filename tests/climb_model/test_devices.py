@@ -114,6 +114,29 @@ def test_two_processes_share_a_frozen_language_model(make_exams: MakeExams, lang
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_what_is_kept_on_a_gpu_is_given_back_before_processes_start(
+    make_exams: MakeExams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's share of GPU memory holds for each process."""
+
+    class Started(Exception):
+        pass
+
+    def start(*_: object) -> None:
+        raise Started
+
+    given_back: list[bool] = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: given_back.append(True))
+    monkeypatch.setattr("climb_model.training.devices._run_processes", start)
+    settings = load_settings("debug")
+    reports = load_text(settings.model.text, None)
+    with pytest.raises(Started):
+        train_on(
+            (CPU, CPU), build_model(settings), None, make_exams(8), reports, settings, round=1, global_step=0
+        )
+    assert given_back == [True]
+
+
 def test_a_batch_smaller_than_the_devices_is_refused(make_exams: MakeExams) -> None:
     settings = load_settings("debug", ["training.batch_size=2"])
     with pytest.raises(TrainingError, match="site 'A': a batch of 2 exams cannot be shared by 3 devices"):

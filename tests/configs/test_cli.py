@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.cli import Tool, existing_folder, new_folder, whole_number
+from configs.cli import Tool, existing_file, existing_folder, new_folder, whole_number
 from configs.errors import SettingsError, UsageError, UserError
 
 
@@ -39,6 +39,10 @@ def fails_with(error: BaseException) -> Callable[[list[str]], int]:
         (UserError("two\nlines"), 1, "two lines"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "a/b: No space left on device"),
+        (OSError(errno.ENOENT, "No such file or directory", "a/b"), 1, "a/b: No such file or directory"),
+        (OSError(errno.EEXIST, "File exists", "a/b"), 1, "a/b: File exists"),
+        (OSError(errno.ENOTDIR, "Not a directory", "a/b"), 1, "a/b: Not a directory"),
+        (OSError(errno.EISDIR, "Is a directory", "a/b"), 1, "a/b: Is a directory"),
     ],
 )
 def test_a_user_s_mistake_is_one_line_on_standard_error(
@@ -48,7 +52,11 @@ def test_a_user_s_mistake_is_one_line_on_standard_error(
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("ours"), KeyError("ours"), FileNotFoundError(errno.ENOENT, "gone")]
+    "error",
+    [
+        *(ValueError("ours"), KeyError("ours"), OSError("ours"), OSError(errno.EBADF, "ours", "a/b")),
+        FileNotFoundError(errno.ENOENT, "gone"),
+    ],
 )
 def test_our_own_faults_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
@@ -113,6 +121,15 @@ def test_an_existing_folder_is_no_file_and_not_absent(tmp_path: Path) -> None:
     for wrong, there in (("file", "a file"), ("absent", "nothing")):
         with pytest.raises(UsageError, match=f"--data must be a folder, got .*, where there is {there}"):
             existing_folder(tmp_path / wrong, "--data")
+
+
+def test_an_existing_file_is_no_folder_and_not_absent(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert existing_file(tmp_path / "file", "KIT") == tmp_path / "file"
+    assert existing_file(Path("/dev/null"), "KIT") == Path("/dev/null")  # as what a pipe of the shell's is
+    for wrong, there in ((tmp_path, "a folder"), (tmp_path / "absent", "nothing")):
+        with pytest.raises(UsageError, match=f"^KIT must be a file, got {wrong}, where there is {there}$"):
+            existing_file(wrong, "KIT")
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:

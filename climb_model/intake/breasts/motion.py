@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +24,11 @@ LEAST_GAIN = 0.005
 """In similarity, for a correction to be kept: interpolation alone changes it by about a tenth of this."""
 FOLDED = 0.1
 """A deformation that shrinks some tissue below this share of its volume is rejected."""
+UNLIKE_PRE = "edges lie elsewhere than in Pre, the patient may have moved: look at it, or try --motion"
+LOW_SIMILARITY = 0.65
+"""A phase below it is told. Six drawn breasts of each of four hospitals: 0.83 to 0.94 at rest (with twice
+the noise from 0.71 on), 0.69 to 0.79 after a shift of 2.8 mm, 0.48 to 0.62 after 5.4 mm, 0.26 to 0.40 after
+8.5 mm. No claim about patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +153,33 @@ def match_phase(
     if volume[region].min() < FOLDED:
         return Phase(values=post, figures=figures | {"kept": False, "reason": "it folds tissue"})
     return Phase(values=Values(voxels=voxels, within=within), figures=figures | {"kept": True})
+
+
+def motion_notices(phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the site should hear of an exam's motion: one line a kind, its figures in brackets behind.
+
+    Args:
+        phases: `Post_1 left` and so on to the figures of that `Phase`.
+    """
+    told: dict[str, list[str]] = {}
+    for name, figures in phases.items():
+        if figures["before"] is None:
+            told.setdefault("motion not measured", []).append(f"{name}: {figures['reason']}")
+            continue
+        kept = figures.get("kept")
+        if kept is not None:
+            kind = "motion corrected" if kept else f"motion not corrected, {figures['reason']}"
+            told.setdefault(kind, []).append(f"{name}: {_in_words(figures)}")
+        similar = figures["after"] if kept else figures["before"]
+        if similar < LOW_SIMILARITY:
+            told.setdefault(UNLIKE_PRE, []).append(f"{name}: similarity {similar:.2f}")
+    return [f"{kind} ({'; '.join(items)})" for kind, items in told.items()]
+
+
+def _in_words(figures: Mapping[str, Any]) -> str:
+    if "after" not in figures:
+        return f"similarity {figures['before']:.2f}"
+    return (
+        f"similarity {figures['before']:.2f} to {figures['after']:.2f}, mean {figures['mean_mm']:.1f} mm, "
+        f"largest {figures['largest_mm']:.1f} mm, smallest volume {figures['smallest_volume']:.2f}"
+    )

@@ -15,7 +15,7 @@ from scipy import ndimage
 from climb_model.data.exam import DataError
 from climb_model.data.nifti import Image, NiftiError, read_nifti
 from climb_model.intake.breasts.find import Breasts, find_body, find_breasts, find_front
-from climb_model.intake.breasts.motion import breast_region, check_motion
+from climb_model.intake.breasts.motion import breast_region, check_motion, motion_notices
 from climb_model.intake.breasts.one_breast import Sequence, SideVolume, cut_side, in_order
 from climb_model.intake.breasts.resampling import (
     Grid,
@@ -113,6 +113,13 @@ def split_exam(files: Mapping[str, Path], *, laterality: str = "", motion: str =
         sides[side], figures = cut_side(fields, part, columns, region, motion)
         provenance["sides"][side] = figures
         notices += _told(side, figures)
+    notices += motion_notices(
+        {
+            f"{name} {side}": entry
+            for side, figures in provenance["sides"].items()
+            for name, entry in figures["motion"].items()
+        }
+    )
     kept = {side: volumes for side, volumes in sides.items() if "Pre" in volumes}
     if not kept:
         raise SeriesError("Pre is constant where the breasts are")
@@ -254,7 +261,4 @@ def _told(side: str, figures: Mapping[str, Any]) -> list[str]:
     for name, share in figures["covered"].items():
         if share < _WHOLE_SHARE and name not in figures["left_out"]:
             lines.append(f"{name} {side}: covers {share:.0%} of Pre's field, zeros elsewhere")
-    for name, entry in figures["motion"].items():
-        if entry.get("kept") is False:
-            lines.append(f"{name} {side}: motion not corrected, {entry['reason']}")
     return lines

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +21,11 @@ from climb_model.intake.dicom.copies import UNREADABLE, without_copies
 from climb_model.intake.dicom.frames import HEADER_TAGS, FileHeader, SeriesTags, StudyTags, describe
 from climb_model.intake.dicom.kinds import no_image_series
 from climb_model.intake.dicom.tags import READ_FAULTS, silent_pydicom
+from climb_model.intake.processes import in_processes
 from climb_model.intake.study import LeftOut, Series, Study
 
 NOT_DICOM = "not a DICOM file"
+NO_PREAMBLE = "a DICOM file without its preamble (PS3.10, 7.1)"
 DAMAGED = "damaged DICOM header"
 DIRECTORY = "DICOM directory file"
 LINK_OUT = "a symbolic link out of the folder"
@@ -35,6 +37,13 @@ _INFLATED_BYTES = 2**30
 _META_START = 144
 """Preamble, `DICM` and the element that tells the length of the file meta group."""
 _CHUNK_FILES = 64
+
+_HEAD_BYTES = 4096
+_FIRST_ELEMENT = re.compile(rb".{0,4}?([\x02\x08]\0.\0|\0[\x02\x08]\0.)", re.DOTALL)
+"""A tag of group 2 or 8 in either byte order, at the beginning or within a few bytes of it."""
+
+_STANDARD_UID = b"1.2.840.10008."
+"""How the UIDs of DICOM's own SOP classes begin."""
 
 _Value = TypeVar("_Value", str, int, float)
 OnFile = Callable[[int, int], None]
@@ -62,7 +71,7 @@ def scan(dicom_dir: Path, *, workers: int = 1, on_file: OnFile | None = None) ->
         on_file: told of each file read, for a progress bar.
 
     Raises:
-        DataError: `dicom_dir` is no folder.
+        DataError: `dicom_dir` is no folder, or a worker was lost.
     """
     everything = collect(dicom_dir, workers=workers, on_file=on_file)
     studies: list[Study] = []
@@ -82,13 +91,14 @@ def collect(dicom_dir: Path, *, workers: int = 1, on_file: OnFile | None = None)
         raise DataError(f"DICOM folder is missing ({dicom_dir})", public="DICOM folder is missing")
     paths, left_out = _walk(dicom_dir)
     headers: list[tuple[Path, FileHeader]] = []
-    for done, (path, header) in enumerate(zip(paths, _read_all(paths, workers), strict=True), start=1):
-        if isinstance(header, str):
-            left_out.append(LeftOut(what="file", reason=header, path=path))
-        else:
-            headers.append((path, header))
-        if on_file:
-            on_file(done, len(paths))
+    with closing(_read_all(paths, workers)) as read:
+        for done, (path, header) in enumerate(zip(paths, read, strict=True), start=1):
+            if isinstance(header, str):
+                left_out.append(LeftOut(what="file", reason=header, path=path))
+            else:
+                headers.append((path, header))
+            if on_file:
+                on_file(done, len(paths))
     headers, copies = without_copies(headers)
     studies, mixed = _group([header for _, header in headers])
     return Scan(studies=studies, left_out=(*left_out, *copies, *mixed))
@@ -105,7 +115,7 @@ def read_header(path: Path) -> FileHeader | str:
                 return DIRECTORY
             header = describe(path, tags)
     except InvalidDicomError:
-        return NOT_DICOM
+        return _unmarked(path)
     except OSError as error:
         return DAMAGED if error.errno is None else UNREADABLE  # pydicom raises it without a number
     except READ_FAULTS:
@@ -118,6 +128,16 @@ def read_header(path: Path) -> FileHeader | str:
         if not value:
             return f"no {keyword}"
     return header
+
+
+def _unmarked(path: Path) -> str:
+    """What a file without `DICM` behind its preamble is."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEAD_BYTES)
+    except OSError:
+        return UNREADABLE
+    return NO_PREAMBLE if _FIRST_ELEMENT.match(start) and _STANDARD_UID in start else NOT_DICOM
 
 
 def _walk(dicom_dir: Path) -> tuple[list[Path], list[LeftOut]]:
@@ -154,19 +174,17 @@ def _no_file(path: Path, inside: Path) -> str:
         return UNREADABLE
 
 
-def _read_all(paths: Sequence[Path], workers: int) -> Iterator[FileHeader | str]:
+def _read_all(paths: Sequence[Path], workers: int) -> Generator[FileHeader | str]:
     if workers <= 1 or len(paths) <= _CHUNK_FILES:
         yield from map(read_header, paths)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy threads in an unknown state
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(read_header, paths, chunksize=_CHUNK_FILES)
+    else:
+        yield from in_processes(read_header, paths, workers=workers, chunk=_CHUNK_FILES, verb="import")
 
 
 def _inflates(path: Path) -> bool:
     """Whether a file, if it is deflated, stays below `_INFLATED_BYTES`."""
     with path.open("rb") as file:
-        start = file.read(4096)
+        start = file.read(_HEAD_BYTES)
         if str(DeflatedExplicitVRLittleEndian).encode() not in start:
             return True
         file.seek(_META_START + int.from_bytes(start[_META_START - 4 : _META_START], "little"))
@@ -186,22 +204,26 @@ def _group(headers: Sequence[FileHeader]) -> tuple[tuple[Study, ...], list[LeftO
     for header in headers:
         by_series.setdefault(header.series.uid, []).append(header)
     by_study: dict[str, list[tuple[Series, list[StudyTags]]]] = {}
+    torn: dict[str, list[Series]] = {}
     left_out: list[LeftOut] = []
     for _, members in sorted(by_series.items()):
         series = _series([header.series for header in members], members)
         studies = {header.study.uid for header in members}
         if len(studies) > 1:
             left_out.append(_series_out(series, f"files of one series in {len(studies)} studies"))
+            for uid in studies:
+                torn.setdefault(uid, []).append(series)
             continue
         by_study.setdefault(members[0].study.uid, []).append((series, [header.study for header in members]))
     found: list[Study] = []
-    for _, pairs in sorted(by_study.items()):
+    for uid, pairs in sorted(by_study.items()):
         told = [tags for _, tags_of_series in pairs for tags in tags_of_series]
         mixed = _contradiction(told)
         if mixed:
             left_out += [_series_out(series, mixed) for series, _ in pairs]
         else:
-            found.append(_merge(told, tuple(series for series, _ in pairs)))
+            study = _merge(told, tuple(series for series, _ in pairs))
+            found.append(replace(study, torn=tuple(torn.get(uid, ()))))
     return tuple(found), left_out
 
 

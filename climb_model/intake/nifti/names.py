@@ -136,7 +136,7 @@ def _with_axes(kind: str, file: VolumeName) -> str:
 
 def _phases(files: Sequence[VolumeName], mapping: SeriesMapping) -> dict[str, tuple[str, int | None]]:
     if len(files) > 1:
-        raise SeriesError(f"{len(files)} files have a time axis; name one in the mapping file")
+        raise SeriesError(f"{len(files)} files have a time axis; name one in the mapping file: --mapping")
     (file,) = files
     first = mapping.pre_phases - 1
     if file.num_volumes <= mapping.pre_phases:
@@ -150,9 +150,11 @@ def _single_phases(
     pres: Sequence[VolumeName], posts: Sequence[VolumeName], mapping: SeriesMapping
 ) -> dict[str, tuple[str, int | None]]:
     if not pres:
-        raise SeriesError("no file is Pre by its name; name it in the mapping file")
+        raise SeriesError("no file is Pre by its name; name it in the mapping file: --mapping")
     if not posts:
-        raise SeriesError("no file is a post-contrast phase by its name; name it in the mapping file")
+        raise SeriesError(
+            "no file is a post-contrast phase by its name; name it in the mapping file: --mapping"
+        )
     named: dict[str, tuple[str, int | None]] = {"Pre": (_only("Pre", pres).stem, None)}
     if len(posts) == 1 and _number(posts[0].stem) is None:
         return named | {"Post_1": (posts[0].stem, None)}
@@ -169,7 +171,9 @@ def _only(kind: str, files: Sequence[VolumeName]) -> VolumeName:
     """The one file of a kind; among several the one that is named exactly so."""
     exact = [each for each in files if each.stem.casefold() == kind.casefold()]
     if len(exact or files) > 1:
-        raise SeriesError(f"{len(files)} files are {kind} by their names; name one in the mapping file")
+        raise SeriesError(
+            f"{len(files)} files are {kind} by their names; name one in the mapping file: --mapping"
+        )
     return (exact or list(files))[0]
 
 

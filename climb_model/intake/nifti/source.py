@@ -101,7 +101,7 @@ def _find_exams(folder: Path, mapping: SeriesMapping) -> NiftiSource:
     check_layout(folder, root)
     left_out: list[LeftOut] = []
     found: list[NiftiExam] = []
-    facts = read_facts(folder / "metadata", site=folder.resolve().name)
+    facts = read_facts(folder, site=folder.resolve().name)
     for place in sorted(root.iterdir()):
         if place.name.startswith(".") or not place.is_dir():
             continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from climb_model.data.exam import DataError
 from climb_model.data.tables import by_uid, read_table, site_fault, split_rows, whole_number
+from climb_model.intake.nifti.folders import OUTSIDE, inside
 from climb_model.intake.study import LeftOut
 
 
@@ -44,15 +46,22 @@ class Facts:
         )
 
 
-def read_facts(folder: Path, *, site: str) -> Facts:
-    """Patient, age, both breasts' classes and split of every exam listed.
+def read_facts(source: Path, *, site: str) -> Facts:
+    """Patient, age, both breasts' classes and split of every exam listed in `metadata/`.
+
+    Args:
+        source: the folder that is imported; a link out of it is refused, not skipped: without its patient
+            numbers the exams of one patient could get into two splits.
+        site: its name, for errors.
 
     Raises:
-        DataError: a table that cannot be read, a class that is not 0, 1 or 2, an age that is no number, a
-            UID in two splits.
+        DataError: a table that cannot be read or lies outside, a class that is not 0, 1 or 2, an age that
+            is no number, a UID in two splits.
     """
     facts: dict[str, ExamFacts] = {}
-    annotation, split = folder / "annotation.csv", folder / "split.csv"
+    annotation, split = (source / "metadata" / f"{name}.csv" for name in ("annotation", "split"))
+    for path in (annotation, split):
+        _check_inside(path, source)
     splits: dict[str, str] = {}
     if split.is_file():
         table = read_table(split, ("UID", "Split"), ("Fold",), site=site)
@@ -74,6 +83,12 @@ def read_facts(folder: Path, *, site: str) -> Facts:
                 patient=row["PatientID"], lesions=lesions, split=splits.get(uid, ""), age_days=age
             )
     return Facts(exams=facts)
+
+
+def _check_inside(path: Path, source: Path) -> None:
+    if os.path.lexists(path) and not inside(path, source):
+        fact = f"metadata/{path.name}: {OUTSIDE}; put a copy of the table into the folder"
+        raise DataError(f"{fact} ({path})", fact)
 
 
 def _unreadable(site: str, uid: str, path: Path) -> DataError:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
+import warnings
 import zipfile
+import zlib
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -19,6 +23,24 @@ from configs.errors import SettingsError
 EXCEL = (".xlsx", ".xlsm")
 _EXACT_DIGITS = 15
 """Excel keeps that many digits of a number; what follows is lost."""
+
+_DAMAGE = (
+    InvalidFileException,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,  # of XML
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    RuntimeError,  # encrypted, or compressed as nobody does
+    MemoryError,
+)
+"""What openpyxl and the zip and XML readers below it raise on damaged files."""
 
 Lines = list[tuple[int, list[str]]]
 """Line number from 1 and its cells; blank lines are left out."""
@@ -46,18 +68,19 @@ def report_lines(path: Path, *, encoding: str, sheet: str, site: str) -> Lines:
 
 
 def _text_lines(path: Path, encoding: str, site: str) -> Lines:
+    content = path.read_bytes()
+    utf8 = False
     try:
         codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise SettingsError(f"reports.encoding: there is no encoding '{encoding}'") from None
-    content = path.read_bytes()
-    utf8 = codec in ("utf-8", "utf-8-sig")
-    try:
+        utf8 = codec in ("utf-8", "utf-8-sig")
         text = content.decode("utf-8-sig" if utf8 else codec)
     except UnicodeDecodeError as error:
         hint = "; if Excel on Windows wrote it, set reports.encoding: cp1252 in the mapping" if utf8 else ""
         fact = f"the report table is not {encoding}, first at byte {error.start}{hint}"
         raise site_fault(site, fact, path=path) from None
+    except (LookupError, ValueError):  # unknown, or one that gives no text, such as rot13
+        fact = f"there is no encoding '{encoding}' of texts; wanted one such as utf-8 or cp1252"
+        raise SettingsError(f"reports.encoding: {fact}") from None
     if not utf8 and not content.isascii() and _is_utf8(content):
         fact = f"the report table is UTF-8, not {encoding}: its umlauts would be damaged"
         raise site_fault(site, fact, path=path)
@@ -73,21 +96,29 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _excel_lines(path: Path, sheet: str, site: str) -> Lines:
-    rows = _excel_rows(path, sheet, site, values=True)
-    _check_formulas(rows, _excel_rows(path, sheet, site, values=False), path, site)
-    texts = [[_excel_text(value) for value in row] for row in rows]
+    try:
+        content = path.read_bytes()  # a damaged file would be left open
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and checks, which no text depends on
+            rows = _excel_rows(content, sheet, values=True)
+            missing = _missing_values(rows, _excel_rows(content, sheet, values=False))
+        texts = [[_excel_text(value) for value in row] for row in rows]
+    except SettingsError:
+        raise
+    except _DAMAGE:
+        raise site_fault(site, "the report table is no Excel file, or a damaged one", path=path) from None
+    if missing:
+        fact = f"column {missing} of the report table holds formulas without values"
+        raise site_fault(site, f"{fact}: save the file in Excel, or as CSV", path=path)
     lines = [(number, row) for number, row in enumerate(texts, start=1) if any(row)]
     # Excel leaves out empty cells at the end of a row
     width = max((len(row) for _, row in lines), default=0)
     return [(number, row + [""] * (width - len(row))) for number, row in lines]
 
 
-def _excel_rows(path: Path, sheet: str, site: str, *, values: bool) -> list[tuple[object, ...]]:
+def _excel_rows(content: bytes, sheet: str, *, values: bool) -> list[tuple[object, ...]]:
     """Cells of a sheet: of formulas their stored values, or the formulas."""
-    try:
-        book = load_workbook(path, read_only=True, data_only=values)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError):
-        raise site_fault(site, "the report table is no Excel file, or a damaged one", path=path) from None
+    book = load_workbook(io.BytesIO(content), read_only=True, data_only=values)
     try:
         names = {folded(name): name for name in book.sheetnames}
         if sheet and folded(sheet) not in names:
@@ -99,10 +130,8 @@ def _excel_rows(path: Path, sheet: str, site: str, *, values: bool) -> list[tupl
         book.close()
 
 
-def _check_formulas(
-    rows: list[tuple[object, ...]], formulas: list[tuple[object, ...]], path: Path, site: str
-) -> None:
-    """Refuse columns of formulas that no program has computed: they would be read as empty.
+def _missing_values(rows: list[tuple[object, ...]], formulas: list[tuple[object, ...]]) -> str:
+    """The first column of formulas that no program has computed, or nothing: it would be read as empty.
 
     A formula whose value is an empty text looks the same, so that one value suffices in a column.
     """
@@ -111,18 +140,21 @@ def _check_formulas(
         for place, (value, formula) in enumerate(zip(row, kept, strict=True)):
             if isinstance(formula, ArrayFormula) or (isinstance(formula, str) and formula.startswith("=")):
                 computed[place] = computed.get(place, False) or value is not None
-    missing = [get_column_letter(place + 1) for place, has_value in computed.items() if not has_value]
-    if missing:
-        fact = f"column {missing[0]} of the report table holds formulas without values"
-        raise site_fault(site, f"{fact}: save the file in Excel, or as CSV", path=path)
+    missing = (get_column_letter(place + 1) for place, has_value in computed.items() if not has_value)
+    return next(missing, "")
 
 
 def _excel_text(value: object) -> str:
-    """A cell as it is seen: a whole number without decimals, a date as YYYYMMDD."""
+    """A cell as it is seen: a whole number without decimals, a date as YYYYMMDD.
+
+    A number of more digits than Excel keeps has an exponent, so that it is not taken for another one.
+    """
     if value is None:
         return ""
     if isinstance(value, datetime | date):
         return value.strftime("%Y%m%d")
+    if isinstance(value, int | float) and abs(value) >= 10**_EXACT_DIGITS:
+        return f"{value:.{_EXACT_DIGITS - 1}E}"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
@@ -133,7 +165,11 @@ def tidy_number(cell: str) -> str:
     return cell[:-2] if re.fullmatch(r"\d+\.0", cell) else cell
 
 
-def is_rounded(number: str) -> bool:
-    """Whether a table program has kept only the first digits: 4.7E+11, or too many for a number."""
-    exponent = re.fullmatch(r"\d+([.,]\d+)?[eE]\+?\d+", number) is not None and "+" in number
-    return exponent or (number.isdigit() and len(number) > _EXACT_DIGITS and number.endswith("00"))
+def num_rounded(numbers: Sequence[str]) -> int:
+    """Of how many numbers of a column a table program has kept only the first digits.
+
+    4.7E+11 is one. What stands in full is rounded if each long number of the column ends in zeros.
+    """
+    exponents = sum(re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", number) is not None for number in numbers)
+    long = [number for number in numbers if number.isdigit() and len(number) > _EXACT_DIGITS]
+    return exponents + (0 if any(number[_EXACT_DIGITS:].strip("0") for number in long) else len(long))

@@ -11,13 +11,14 @@ from typing import Any
 from climb_model.data.exam import SPLITS, DataError
 from climb_model.data.tables import Row, column_places, folded, site_fault
 from climb_model.intake.mapping import ReportMapping
-from climb_model.intake.reports.cells import is_rounded, report_lines, tidy_number
+from climb_model.intake.reports.cells import num_rounded, report_lines, tidy_number
 from climb_model.intake.reports.dates import column_dates
 from climb_model.intake.reports.numbers import NumberIndex, is_same_number
 from climb_model.intake.study import Study
 from configs.errors import SettingsError
 
 NO_ROW = "no row in the report table"
+NO_DATE = "the study has no date, and the report table tells a patient's studies by their dates"
 SEVERAL_STUDIES = "the patient has several studies and the report table no column of dates"
 OTHER_PATIENT = "the report table has another patient for this accession number"
 BAD_SIDE = "a row of the report table is about neither the left nor the right breast"
@@ -153,8 +154,10 @@ class ReportTable:
         if rows and not by_zeros:
             return OTHER_PATIENT, False
         rows, by_zeros = self.patients.find(patient, self.known_patients)
+        if rows and self.mapping.date and not date:
+            return NO_DATE, False
         if self.mapping.date:
-            rows = [row for row in rows if date and self.rows[row]["date"] == date]
+            rows = [row for row in rows if self.rows[row]["date"] == date]
         elif rows and self.studies_of[patient] > 1:
             return SEVERAL_STUDIES, False
         return rows or NO_ROW, by_zeros
@@ -207,7 +210,7 @@ def read_report_table(path: Path, mapping: ReportMapping, *, site: str) -> Repor
     return ReportTable(
         mapping=mapping,
         rows=tuple(rows),
-        num_rounded=sum(is_rounded(row[kind]) for row in rows for kind in _NUMBERS),
+        num_rounded=sum(num_rounded([row[kind] for row in rows]) for kind in _NUMBERS),
         accessions=NumberIndex.of(row["accession"] for row in rows),
         patients=NumberIndex.of("" if row["accession"] else row["patient"] for row in rows),
     )

@@ -16,7 +16,7 @@ from climb_model.intake.study import SeriesError, Stack
 FAST_S = 15.0
 """Phases less far apart are a time-resolved series, which is taken only where there is no other."""
 
-NAME_IT = "name Pre and Post, or dynamic, in the mapping file"
+NAME_IT = "name Pre and Post, or dynamic, in the mapping file: --mapping"
 """What a site's admin can do where the rules cannot decide."""
 
 _ELSEWHERE = 0.5
@@ -180,7 +180,7 @@ def _after_contrast(run: Sequence[Stack], stacks: Sequence[Stack]) -> Dynamic | 
         if not earlier:
             raise SeriesError(
                 "the dynamic series is called post-contrast, and no T1 volume of its geometry "
-                "was acquired before it: it is absent, or slices of it are missing or damaged"
+                f"was acquired before it: it is absent, damaged or not known by its name; {NAME_IT}"
             )
         if not native and len(earlier) > 1:
             raise SeriesError(f"{len(earlier)} T1 volumes could be the one before contrast; {NAME_IT}")
@@ -243,8 +243,8 @@ def _later(one: Stack, other: Stack) -> bool:
 
 def _none_found(stacks: Sequence[Stack], pre_phases: int) -> str:
     if not stacks:
-        return "no T1 volume in this study"
+        return f"no T1 volume in this study; {NAME_IT}"
     return (
         f"no dynamic series: wanted more than {pre_phases} T1 phases of one geometry, "
-        f"got {len(stacks)} volumes"
+        f"got {len(stacks)} volumes; {NAME_IT}"
     )

@@ -21,7 +21,7 @@ def check_lost(
     """Refuse a dynamic series from which a phase before the last one may be lost.
 
     Args:
-        study: with the series of which nothing could be read.
+        study: with the series of which nothing could be read, and those torn between studies.
         stacks: all volumes of the study.
         beside: volumes that may be phases; those of the dynamic series may be among them.
         dynamic: the dynamic series as found.
@@ -50,7 +50,7 @@ def _check_unread(study: Study, stacks: Sequence[Stack], dynamic: Dynamic) -> No
         return
     read = {stack.series.uid for stack in stacks}
     families = {family(stack.series) for stack in dynamic.stacks}
-    for series in study.series:
+    for series in (*study.series, *study.torn):
         if series.uid in read or family(series) not in families:
             continue
         if all(no_slice(frame) or not_acquired(frame) for frame in series.frames):
@@ -97,7 +97,7 @@ def _check_slices(others: Sequence[Stack], dynamic: Dynamic) -> None:
         if _num_series(dynamic) > 1 or _may_be_pre(other, dynamic):
             raise SeriesError(
                 "beside the dynamic series lies a T1 volume with a part of its slices: slices of a phase "
-                f"are missing or damaged, and which phase it is is not known; {NAME_IT}, or ignore it there"
+                f"are missing or damaged, and which phase it is is not known; ignore it or {NAME_IT}"
             )
 
 

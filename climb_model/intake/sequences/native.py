@@ -22,6 +22,8 @@ from climb_model.intake.study import VENDORS, SeriesError, Stack, Study
 from climb_model.made_by import made_by
 
 PROVENANCE = "provenance.json"
+PATIENT = "patient"
+"""Under this every provenance of an import names its patient, who may have no row in the tables."""
 _NEEDED = ("Pre", "Post_1")
 
 

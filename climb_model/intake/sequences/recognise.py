@@ -14,7 +14,7 @@ from climb_model.intake.sequences.patterns import matches
 from climb_model.intake.sequences.runs import seconds_after
 from climb_model.intake.sequences.series_words import unwanted, weighting
 from climb_model.intake.sequences.t2 import ANOTHER, choose_t2
-from climb_model.intake.study import LeftOut, SeriesError, Stack, Study
+from climb_model.intake.study import LeftOut, NamingError, SeriesError, Stack, Study
 
 RULES_VERSION = 2
 """Raised whenever other volumes than before may be chosen."""
@@ -45,13 +45,20 @@ def name_stacks(study: Study, stacks: Sequence[Stack], mapping: SeriesMapping) -
     `dynamic` and `t2` decide. T2 may be absent.
 
     Raises:
-        SeriesError: no volume before or after contrast, or it cannot be told which is which.
+        NamingError: no volume before or after contrast, or it cannot be told which is which; it holds what
+            each series was taken for, so that the admin sees which one to name.
+        SeriesError: no volume at all.
     """
     if not stacks:
         raise SeriesError(f"no MR volume among the {len(study.series)} series of this study")
     found = _sort(stacks, mapping)
-    dynamic = _dynamic(found, mapping)
-    check_lost(study, stacks, _may_be_phases(found, mapping), dynamic, by_mapping=_names_all(mapping))
+    try:
+        dynamic = _dynamic(found, mapping)
+        check_lost(study, stacks, _may_be_phases(found, mapping), dynamic, by_mapping=_names_all(mapping))
+    except SeriesError as error:
+        taken_for = {id(stack): f"taken for T1 by {found.rules[id(stack)]}" for stack in found.t1}
+        taken_for |= {id(stack): f"taken for T2 by {found.rules[id(stack)]}" for stack in found.t2}
+        raise NamingError(str(error), _left_out(stacks, (), taken_for | dict(found.reasons))) from None
     sequences = {name: stack for name, (_, stack) in dynamic.named.items()}
     how = {
         name: f"phase {place} of {dynamic.num_phases}: {dynamic.how}"

@@ -63,9 +63,8 @@ def choose_t2(stacks: Sequence[Stack], t2: Sequence[Stack], pre: Stack, mapping:
     finalists = [stack for stack in candidates if _rank(stack, pre) == rank]
     chosen = _latest_repeat(finalists)
     if chosen is None:
-        count = f"{len(finalists)} volumes could be T2"
-        several = dict.fromkeys(map(id, candidates), f"{count}: name one in the mapping file")
-        return ChosenT2(missing=f"{count}: name one in the mapping file", reasons=reasons | several)
+        several = f"{len(finalists)} volumes could be T2: name one in the mapping file: --mapping"
+        return ChosenT2(missing=several, reasons=reasons | dict.fromkeys(map(id, candidates), several))
     reasons |= {id(stack): ANOTHER for stack in candidates if stack is not chosen}
     return ChosenT2(chosen, _how(candidates, finalists, chosen), "", reasons)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +19,12 @@ from client.audit import AUDIT_FILE, AuditError, append, read_log
 from client.cli import main
 from client.egress.egress import Egress, agreed_shapes
 from client.egress.policy import Minimum, default_policy, read_policy, write_policy
+from client.egress.preview import last_message
 from client.egress.rules import Leaving
 from client.node.settings import NodePaths, NodeSettings, write_node
 from climb_model.kit import certificate_sha256
+from climb_model.run_config import to_run_config
+from configs.load import load_settings
 
 MARKERS = ("Geheimwort", "PAT4711", "Krankenhausordner", "Privatordner", "_left", "Karzinom")
 SETTINGS = (
@@ -150,6 +156,115 @@ def test_a_preview_without_a_preset_is_that_of_the_last_message(
     assert code == 0
     assert json.loads(out.splitlines()[1])["round"] == 2
     assert previewed("--study", "unknown")[0] == 2
+
+
+def note_message(hospital: Any, node: Path, overrides: str) -> None:
+    """Let a message with these overrides be answered, so that the log holds them."""
+    egress = Egress(hospital.private, node / "policy.yaml", "H")
+    told = RecordDict({"refused": ConfigRecord({"site": "H"})})
+    egress.check(replace(asked("query.hello"), overrides=overrides), told)
+
+
+def test_a_bare_preview_takes_the_overrides_of_the_last_message(
+    hospital: Any, node: Path, command: Any
+) -> None:
+    given = (*SETTINGS, "federation.payload=float16", "training.steps_per_round=3", "model.fusion.depth=3")
+    note_message(hospital, node, to_run_config(load_settings("debug", given), "study", "0" * 16)["overrides"])
+
+    def shown(*more: str) -> tuple[list[Any], set[str], int]:
+        _, out, _ = command(main, "preview", "--node", node, "--study", "study", "--json", *more)
+        train = json.loads(out.splitlines()[1])
+        tensors = [(each["name"], each["shape"]) for each in train["tensors"]]
+        return tensors, {each["dtype"] for each in train["tensors"]}, train["numbers"]["num-steps"]
+
+    tensors, *rest = shown()
+    assert rest == [{"float16"}, 3]
+    assert (tensors, *rest) == shown("--preset", "debug", *given)
+    assert shown("federation.payload=float32", "training.steps_per_round=1") == (tensors, {"float32"}, 1)
+    plain, *rest = shown("--preset", "debug", *SETTINGS)
+    assert rest == [{"float32"}, 2]
+    assert len(plain) < len(tensors)
+
+
+@pytest.mark.parametrize("text", ["a=1", "b=Brüste", "c='x'", 'd=["Zyste\\n"]', "e=\U0001f4a1"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_overrides_are_read_from_the_log_as_they_came(
+    text: str, plain: bool, hospital: Any, node: Path
+) -> None:
+    note_message(hospital, node, json.dumps([text, "z=2"], ensure_ascii=plain))
+    last = last_message(hospital.private)
+    assert last is not None
+    assert last.overrides == (text, "z=2")
+
+
+@pytest.mark.parametrize(
+    "overrides", [json.dumps([f"evaluation.findings=[{'Zyste, ' * 600}Karzinom]"]), "{}", "rubbish"]
+)
+def test_overrides_that_the_log_does_not_hold_whole_are_not_guessed(
+    overrides: str, hospital: Any, node: Path, command: Any
+) -> None:
+    note_message(hospital, node, overrides)
+    words = ("preview", "--node", node, "--tensors")
+    assert command(main, *words) == (
+        2,
+        "",
+        "climb-site: preview needs --preset NAME and its overrides: the audit log does not hold those of the "
+        "last message whole\n",
+    )
+    assert command(main, *words, "--preset", "debug")[0] == 0
+
+
+def test_a_preview_without_the_authority_s_certificate_is_one_line(node: Path, command: Any) -> None:
+    (node / "ca.crt").unlink()
+    assert command(main, "preview", "--node", node, "--preset", "debug") == (
+        1,
+        "",
+        f"climb-site: {node / 'ca.crt'}: No such file or directory\n",
+    )
+
+
+CALLED = """
+import socket, sys
+
+def call(*words, **_):
+    print("called", words, file=sys.stderr)
+    raise socket.gaierror(-2, "no network")
+
+socket.getaddrinfo = socket.socket.connect = call
+from client.cli import main
+
+assert not {"flwr", "huggingface_hub", "transformers"} & set(sys.modules), "too late"
+sys.exit(main(["preview", "--node", sys.argv[1], "--preset", "climb"]))
+"""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_preview_asks_no_hub_for_weights(begun: bool, node: Path, tmp_path: Path, checkout: Path) -> None:
+    """With a cache that holds nothing, and with one that holds a part of what is needed."""
+    for name in ("facebook--dinov2-small", "GerMedBERT--medbert-512") if begun else ():
+        folder = tmp_path / "hub" / "hub" / f"models--{name}"
+        for path, text in {"refs/main": "abc", "snapshots/abc/config.json": "{}"}.items():
+            (folder / path).parent.mkdir(parents=True)
+            (folder / path).write_text(text)
+    unset = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE")
+    known = {key: os.environ[key] for key in os.environ if key not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLED, str(node)],
+        cwd=checkout,
+        env=known | {"HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "called" not in done.stderr
+    if begun:
+        assert "weights of 'facebook/dinov2-small' cannot be loaded" in done.stdout
+    else:
+        assert done.stderr == (
+            "climb-site: preset climb: weights of 'facebook/dinov2-small' and 'GerMedBERT/medbert-512' are "
+            "not in the hub's cache on this machine; weights of site.yaml names the folder of model folders\n"
+        )
 
 
 def test_no_marker_of_the_sites_files_is_in_any_byte_that_leaves(

@@ -165,13 +165,22 @@ def test_renewal_says_what_to_do(here: Path, command: Command) -> None:
     ("main", "arguments", "line"),
     [
         (coordinator, ["sites"], "climb-server: coordinator is no coordinator's folder: make one"),
-        (
-            coordinator,
-            ["init", "--host", "a b"],
-            "climb-server: climb-server init: host must be a name or IP",
-        ),
         (site, ["leave"], "climb-site: "),
-        (site, ["join", "none.yaml", "--data", "data"], "climb-site: none.yaml: No such file"),
+        (
+            site,
+            ["join", "none.yaml", "--data", "data"],
+            "climb-site: KIT must be a file, got none.yaml, where there is nothing",
+        ),
+        (
+            site,
+            ["join", "data", "--data", "data"],
+            "climb-site: KIT must be a file, got data, where there is a folder",
+        ),
+        (
+            site,
+            ["join", "none.yaml", "--data", "data", "--devices", "gpu7"],
+            "climb-site: --devices must be auto, cpu or such as cuda:0,cuda:1, got 'gpu7'",
+        ),
         (site, ["join", "none.yaml", "--data", "no"], "climb-site: --data must be a folder, got no"),
     ],
 )
@@ -183,4 +192,13 @@ def test_what_cannot_be_is_one_line(
     assert out == ""
     assert err.startswith(line)
     assert err.count("\n") == 1
+    assert {path.name for path in here.iterdir()} == {"data"}
+
+
+def test_a_host_that_is_none_is_told_once(here: Path, command: Command) -> None:
+    code, out, err = command(coordinator, "init", "--host", "a b")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("climb-server: ")
+    assert "climb-server: climb-server" not in err
+    assert "host must be a name or IP address, got 'a b'" in err
     assert {path.name for path in here.iterdir()} == {"data"}

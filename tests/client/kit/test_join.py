@@ -225,6 +225,16 @@ def test_the_private_folder_is_one_of_its_own(
     assert not (tmp_path / "node").exists()
 
 
+@pytest.mark.parametrize("what", ["node", "private"])
+def test_a_file_in_the_place_of_a_folder_is_told(
+    what: str, joined: Callable[..., Joined], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"--{what} must be a folder, got .*/file, where there is a file"):
+        joined(**{what: tmp_path / "file"})
+    assert not (tmp_path / "node").exists()
+
+
 def test_the_private_folder_is_never_the_data_folder(joined: Callable[..., Joined], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--private must be another folder than --data"):
         joined(private=tmp_path / "data")

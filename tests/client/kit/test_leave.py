@@ -8,8 +8,9 @@ import pytest
 
 from client.audit import AuditError, append, read_log
 from client.kit.leave import leave, plan
-from client.node.settings import NodeError, NodePaths, NodeSettings, write_node
+from client.node.settings import NodePaths, NodeSettings, write_node
 from climb_model.lock import LockedError, only_process
+from configs.errors import UsageError
 
 OF_ROUNDS = {
     "study/round-0001.pt",
@@ -122,6 +123,6 @@ def test_a_changed_audit_log_stops_it(node: Path, private: Path) -> None:
 
 def test_a_folder_that_is_no_node_is_refused(tmp_path: Path) -> None:
     (tmp_path / "node.key").touch()
-    with pytest.raises(NodeError, match="is no site's node"):
+    with pytest.raises(UsageError, match="is no site's node"):
         leave(tmp_path)
     assert (tmp_path / "node.key").exists()

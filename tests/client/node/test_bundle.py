@@ -283,6 +283,21 @@ def test_a_server_cannot_fill_the_disk_with_bundles(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.fab"))) == MAX_WAITING + 1
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", "3", '{"version": "1"}', "\xe4"])
+def test_a_damaged_note_is_named_and_comes_again(content: str, tmp_path: Path) -> None:
+    approvals, packed = Approvals(tmp_path), fab(FILES)
+    digest = bundle_digest(files_of_fab(packed))
+    approvals.wait(digest, packed, Difference(("a.py",), (), ()))
+    note = tmp_path / f"{digest}.json"
+    whole = note.read_bytes()
+    note.write_text(content, "latin-1")
+    with pytest.raises(BundleError, match=f"^{note} is damaged: delete it; the bundle comes again"):
+        approvals.waiting()
+    note.unlink()
+    approvals.wait(digest, packed, Difference(("a.py",), (), ()))
+    assert note.read_bytes() == whole
+
+
 def test_a_bundle_that_makes_place_while_it_is_listed_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

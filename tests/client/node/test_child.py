@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from client.audit import append, read_log
 from client.node import child, seccomp
@@ -50,6 +53,13 @@ def train(message, context):
     return Message(RecordDict({"found": ConfigRecord({"json": json.dumps(facts)})}), reply_to=message)
 '''
 
+STARTED = """
+def worker(rank, path):
+    seen = {key: value for key, value in os.environ.items() if key.startswith("PYTORCH_")}
+    pathlib.Path(path).write_text(json.dumps(seen))
+"""
+SHARE_OF_HALF = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.5"}
+
 
 def run(
     tmp_path: Path,
@@ -59,7 +69,7 @@ def run(
     data: str = "data",
     private: str = "private",
     state: str = "node/state",
-    **quotas: int,
+    **quotas: Any,
 ) -> Outcome:
     """Run an app in a process."""
     root = tmp_path / "root"
@@ -390,12 +400,52 @@ def test_keys_within_what_the_app_reads_are_hidden(tmp_path: Path, received: Any
 
 def test_only_named_variables_are_handed_on(tmp_path: Path) -> None:
     given = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "LD_PRELOAD": "x", "FLWR_HOME": "y", "TOKEN": "z"}
-    handed = environment(tmp_path, given)
+    handed = environment(tmp_path, 0.8, given)
     assert {key: handed[key] for key in given if key in handed} == {
         "PATH": "/bin",
         "OMP_NUM_THREADS": "2",
         "FLWR_HOME": str(tmp_path / "flower"),
     }
+
+
+def test_no_variable_of_the_site_undoes_the_share_of_gpu_memory(tmp_path: Path) -> None:
+    given = {
+        "PYTORCH_ALLOC_CONF": "per_process_memory_fraction:1.0",
+        "PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync",
+        "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+    }
+    handed = environment(tmp_path, 0.5, given)
+    assert {key: value for key, value in handed.items() if key.startswith("PYTORCH_")} == SHARE_OF_HALF
+
+
+def test_the_share_of_gpu_memory_holds_in_what_the_app_starts(tmp_path: Path, received: Any) -> None:
+    """As a training on several devices does, the app starts a process by torch."""
+    app = REPORT.replace("app = ClientApp()", STARTED + "\napp = ClientApp()").replace(
+        "    facts = {",
+        "    from torch.multiprocessing.spawn import start_processes\n"
+        "    start_processes(worker, ('worker.json',), nprocs=1, start_method='spawn')\n"
+        "    facts = {'worker': json.loads(pathlib.Path('worker.json').read_text()),",
+    )
+    facts = found(run(tmp_path, received, app, gpu_memory_share=0.5))
+    assert SHARE_OF_HALF.items() <= facts["environment"].items()
+    assert facts["worker"] == SHARE_OF_HALF
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_torch_takes_the_share_from_the_environment(tmp_path: Path) -> None:
+    ask = (
+        "import torch\n"
+        "total = torch.cuda.mem_get_info()[1]\n"
+        "torch.empty(total // 8, dtype=torch.uint8, device='cuda')\n"
+        "try:\n"
+        "    torch.empty(total // 3, dtype=torch.uint8, device='cuda')\n"
+        "except torch.OutOfMemoryError:\n"
+        "    print('limited', round(torch.cuda.get_per_process_memory_fraction(), 3))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", ask], env=environment(tmp_path, 0.25), capture_output=True, text=True
+    )
+    assert told.stdout == "limited 0.25\n", told.stderr
 
 
 def test_what_the_app_starts_ends_with_it(tmp_path: Path, received: Any) -> None:

@@ -113,6 +113,18 @@ def test_a_bundle_is_looked_at_approved_and_withdrawn(
     assert not Approvals(node.paths.bundles).is_approved(digest)
 
 
+def test_a_damaged_note_of_a_bundle_is_one_line(
+    ask: Ask, node: Any, received: Any, small_bundle: Any
+) -> None:
+    node.refused(received(small_bundle("import os\n")))
+    [note] = node.paths.bundles.glob("*.json")
+    note.write_text("{")
+    for words in (("status",), ("approve", "--list")):
+        code, said, error = ask(*words)
+        assert (code, said) == (1, "")
+        assert error.startswith(f"climb-site: {note} is damaged: delete it")
+
+
 @pytest.mark.parametrize("words", [(), ("--diff",), ("abcdef0123", "--list"), ("--list", "--diff")])
 def test_approve_takes_one_thing(words: tuple[str, ...], ask: Ask) -> None:
     assert ask("approve", *words)[0] == 2
@@ -176,5 +188,5 @@ def test_the_private_folder_is_one_of_its_own(place: str, ready: Any, tmp_path: 
 
 def test_start_without_a_node_says_what_to_do(command: Any, tmp_path: Path) -> None:
     code, _, error = command(main, "start", "--node", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "climb-site join KIT" in error

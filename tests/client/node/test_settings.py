@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from client.node.settings import NodeError, NodePaths, NodeSettings, Quotas, read_node, write_node
+from client.node.settings import (
+    NodeError,
+    NodePaths,
+    NodeSettings,
+    Quotas,
+    names_devices,
+    read_node,
+    write_node,
+)
 from client.site import site_of
-from configs.errors import UserError
+from configs.errors import UsageError, UserError
 
 SETTINGS = NodeSettings(
     name="München-1",
@@ -55,6 +63,7 @@ def test_defaults_stand_in_for_what_is_left_out(tmp_path: Path) -> None:
         ("nice must be 0 to 19", "quotas: {nice: -5}\n"),
         ("gpu_memory_share must be in", "quotas: {gpu_memory_share: 1.5}\n"),
         ("num_threads must be int", "quotas: {num_threads: many}\n"),
+        ("devices must be auto, cpu or such as cuda:0,cuda:1, got 'gpu7'", "devices: gpu7\n"),
         ("chunk_size must be int", "chunk_size: true\n"),
         ("unknown key 'gpu'", "quotas: {gpu: 1}\n"),
         ("site is named with", "name: a/b\n"),
@@ -75,8 +84,18 @@ def test_a_mistake_is_named(told: str, text: str, tmp_path: Path) -> None:
         read_node(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["auto", "cpu", "cpu,cpu", "cuda", "cuda:0,cuda:11", "cuda:0, cuda:1"])
+def test_a_list_of_devices_is_known_by_its_form(text: str) -> None:
+    assert names_devices(text)
+
+
+@pytest.mark.parametrize("text", ["", "gpu7", "cuda:", "cuda:x", "cuda:0,", "auto,cpu", "cpu cpu", "cuda0"])
+def test_what_names_no_devices_is_known_too(text: str) -> None:
+    assert not names_devices(text)
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NodeError, match="climb-site join"):
+    with pytest.raises(UsageError, match="climb-site join"):
         read_node(tmp_path)
     NodePaths(tmp_path).settings.write_text("name: A\n")
     with pytest.raises(NodeError, match="lacks 'server'"):

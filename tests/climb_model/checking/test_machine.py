@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from climb_model.checking import machine
 from climb_model.checking.check import Options, check_site
@@ -26,6 +30,7 @@ from climb_model.checking.machine import (
     token_bytes,
 )
 from climb_model.checking.timing import check_time
+from climb_model.model.text import GERMAN_TOKENIZER
 from configs.load import load_settings
 from configs.schema import Settings
 
@@ -80,7 +85,8 @@ def test_the_clock_is_compared_with_the_server_s(
 
 
 def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [each.code for each in check_clock("http://127.0.0.1:1/")] == ["machine.server_silent"]
+    for address in ("http://127.0.0.1:1/", "http://[::1", "nonsense", "http://\0", ""):
+        assert [each.code for each in check_clock(address)] == ["machine.server_silent"]
     dateless = nullcontext(SimpleNamespace(headers={"Date": None}))
     opener = SimpleNamespace(open=lambda _, timeout: (timeout, dateless)[1])
     monkeypatch.setattr(machine.urllib.request, "build_opener", lambda _: opener)
@@ -139,6 +145,60 @@ def test_missing_weights_are_named_without_a_path(tmp_path: Path) -> None:
     )
     assert str(tmp_path) not in found.what
     assert check_weights(load_settings("debug"), None) == []
+
+
+def model_folder(folder: Path, shards: tuple[str, ...] = ("model.safetensors",)) -> Path:
+    """A model's folder whose files are whole, if empty."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for name in shards:
+        save_file({name: np.zeros(50, np.float32)}, folder / name)
+    if len(shards) > 1:
+        index = {"weight_map": {name: name for name in shards}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(GERMAN_TOKENIZER, folder / "tokenizer.json")
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_cut_file_of_weights_is_named(name: str, tmp_path: Path) -> None:
+    real = load_settings("real")
+    for model in ("dinov2-small", "e5-small-german"):
+        model_folder(tmp_path / model)
+    assert check_weights(real, tmp_path) == []
+    cut(tmp_path / "e5-small-german" / name)
+    [found] = check_weights(real, tmp_path)
+    assert (found.code, found.count) == ("machine.weights", 1)
+    assert found.what.endswith(f"weights of 'e5-small-german' are cut or damaged: {name}")
+
+
+def test_of_weights_in_several_files_each_is_looked_at(tmp_path: Path) -> None:
+    real, shards = load_settings("real"), ("model-1.safetensors", "model-2.safetensors")
+    model_folder(tmp_path / "dinov2-small")
+    folder = model_folder(tmp_path / "e5-small-german", shards)
+    assert check_weights(real, tmp_path) == []
+    cut(folder / shards[0])
+    (folder / shards[1]).unlink()
+    [found] = check_weights(real, tmp_path)
+    assert found.what.endswith("damaged: model-1.safetensors, model-2.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    [found] = check_weights(real, tmp_path)
+    assert found.what.endswith("damaged: model.safetensors.index.json")
+
+
+def test_a_quick_check_tells_of_cut_weights_and_goes_on(sound_site: Path, tmp_path: Path) -> None:
+    settings = load_settings("real", ["evaluation.findings=[Zyste, Karzinom]"])
+    for model in ("dinov2-small", "e5-small-german"):
+        model_folder(tmp_path / model)
+    cut(tmp_path / "dinov2-small" / "model.safetensors")
+    cut(tmp_path / "e5-small-german" / "tokenizer.json")
+    result = check_site(sound_site, settings, Options(quick=True, private=tmp_path, weights=tmp_path))
+    counts = {each.code: each.count for each in result.findings}
+    assert (counts["machine.weights"], counts["reports.not_tokenized"]) == (2, 48)
 
 
 def test_time_is_measured_where_the_encoders_are_here(settings: Settings, tmp_path: Path) -> None:

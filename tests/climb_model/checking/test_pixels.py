@@ -6,14 +6,19 @@ import json
 import os
 import shutil
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from climb_model.checking import pixels
 from climb_model.checking.layout import look_around
-from climb_model.checking.pixels import CACHE, Pixels, read_pixels
+from climb_model.checking.pixels import CACHE, VERSION, Pixels, look_at, pixel_findings, read_pixels
+from climb_model.data.exam import DataError
+from climb_model.intake import processes
 
 WANTED = ("Pre", "Sub", "T2")
 
@@ -81,7 +86,10 @@ def test_what_is_kept_can_be_read_by_its_owner_alone(site: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "null", '{"version": 1}', '{"version": 0, "files": {}}', '{"version": 1, "files": [1]}'],
+    [
+        *("", "[]", "null", f'{{"version": {VERSION}}}', f'{{"version": {VERSION}, "files": [1]}}'),
+        f'{{"version": {VERSION - 1}, "files": {{}}}}',
+    ],
 )
 def test_a_damaged_cache_is_made_again(content: str, site: Any, tmp_path: Path) -> None:
     cache = tmp_path / CACHE
@@ -108,3 +116,41 @@ def test_an_interrupted_check_goes_on(site: Any, tmp_path: Path, monkeypatch: py
 def test_several_processes_see_what_one_sees(site: Any) -> None:
     site.save(site.image("00001_left", "Pre"), site.voxels(1) * 0, site.affine("left"))
     assert check(site, None, workers=2) == check(site, None)
+
+
+def test_a_lost_worker_is_told_in_one_line(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_start_worker", partial(os._exit, 3))
+    with pytest.raises(DataError, match=r"check: a worker process died, .* with fewer --workers$"):
+        check(site, None, workers=2)
+
+
+@pytest.mark.parametrize("kind", ["<i2", ">i2", "<i4", "<f4", ">f4", "<f8"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, -3.0)])
+def test_a_copy_in_another_number_type_is_the_same_pixels(
+    kind: str, slope: float, intercept: float, site: Any, tmp_path: Path
+) -> None:
+    stored = site.voxels(1)
+    stored[0, 0, 0] = 0
+    affine = site.affine("left")
+    image = nib.Nifti1Image(stored.astype(kind), affine)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, tmp_path / "first.nii.gz")
+    values = nib.load(tmp_path / "first.nii.gz").get_fdata()
+    values[values == 0] = -0.0
+    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), tmp_path / "copy.nii.gz")
+    values[3, 3, 3] += 1
+    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), tmp_path / "other.nii.gz")
+    first, copy, other = (look_at(tmp_path / f"{name}.nii.gz") for name in ("first", "copy", "other"))
+    assert first == copy
+    assert first.digest != other.digest
+    [found] = pixel_findings({"A_left": {"Pre": first}, "B_left": {"Pre": copy}, "C_left": {"Pre": other}})
+    assert (found.code, found.who) == ("files.same_pixels", ("A_left", "B_left"))
+
+
+def test_a_large_image_is_hashed_in_blocks_that_do_not_show(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.save(tmp_path / "a.nii.gz", site.voxels(1), site.affine("left"))
+    whole = look_at(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(pixels, "_BLOCK", 7)
+    assert look_at(tmp_path / "a.nii.gz") == whole

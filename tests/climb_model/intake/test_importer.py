@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from climb_model.intake.forgotten import REASON, SITE_LOCK, remember_forgotten
 from climb_model.intake.import_report import ImportResult, file_lines, result_lines
 from climb_model.intake.importer import ImportOptions, import_site
 from climb_model.intake.mapping import ReportMapping, SeriesMapping, SiteMapping
+from climb_model.intake.pseudonym import patient_id, site_key
 from climb_model.lock import LockedError, only_process
 
 PATIENTS = {"0012": "Zeisigmann", "0340": "Quastenflosser"}
@@ -530,6 +533,133 @@ def test_provenance_tells_how_each_file_was_made(imported: tuple[Path, ImportRes
     for folder in (imported[0] / "data_unilateral").iterdir():
         record = json.loads((folder / exam_import.PROVENANCE).read_text())
         assert {"Pre", "Post_1", "Sub_1", "T2"} <= set(record["files"])
+
+
+def patients_by_provenance(site: Path) -> dict[str, str]:
+    """UID or exam of each folder to the patient that its provenance names."""
+    return {
+        folder.name: json.loads((folder / exam_import.PROVENANCE).read_text())["patient"]
+        for part in ("data", "data_unilateral")
+        for folder in (site / part).glob("*")
+    }
+
+
+def test_provenance_tells_whose_exam_it_is_as_the_tables_do(imported: tuple[Path, ImportResult]) -> None:
+    site = imported[0]
+    with (site / "metadata_unilateral" / "annotation.csv").open(encoding="utf-8", newline="") as file:
+        patients = {row["UID"]: row["PatientID"] for row in csv.DictReader(file)}
+    assert set(patients.values()) == {patient_id(number, site_key(site)) for number in PATIENTS}
+    whole = {uid.rpartition("_")[0]: patient for uid, patient in patients.items()}
+    assert patients_by_provenance(site) == patients | whole
+
+
+@pytest.mark.parametrize("earlier", [None, "of a number that was corrected since"])
+def test_whose_it_is_is_noted_of_an_earlier_versions_exam_and_its_volumes_stay(
+    copy_of: Path, export: Path, earlier: str | None
+) -> None:
+    before = contents(copy_of)
+    for path in copy_of.rglob(exam_import.PROVENANCE):
+        record = json.loads(path.read_text())
+        patient = record.pop("patient")
+        path.write_text(json.dumps(record if earlier is None else record | {"patient": earlier}))
+        assert patient
+    volumes = {path: path.stat().st_ino for path in copy_of.rglob("*.nii.gz")}
+    assert load(export, copy_of).num_imported == 0
+    assert contents(copy_of) == before
+    assert {path: path.stat().st_ino for path in volumes} == volumes
+
+
+def test_a_killed_import_without_tables_tells_whose_its_exams_are(export: Path, tmp_path: Path) -> None:
+    site = tmp_path / "SITE"
+    script = (
+        "import os, sys; from pathlib import Path; import climb_model.intake.exam_import as one\n"
+        "from climb_model.intake.importer import ImportOptions, import_site\n"
+        "one.split_exam = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "import_site(Path(sys.argv[1]), Path(sys.argv[2]), ImportOptions())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(export / "dicom"), str(site)], check=False)
+    assert done.returncode == -9
+    [patient] = patients_by_provenance(site).values()
+    assert patient in {patient_id(number, site_key(site)) for number in PATIENTS}
+
+
+# What else lies in an exam's folder
+
+
+def folders_of_an_exam(site: Path) -> dict[str, Path]:
+    exam = min(path.name for path in (site / "data").iterdir())
+    return {"data": site / "data" / exam, "data_unilateral": site / "data_unilateral" / f"{exam}_left"}
+
+
+def test_a_series_that_was_there_first_stays_beside_the_import(export: Path, copy_of: Path) -> None:
+    before = contents(copy_of)
+    folder = folders_of_an_exam(copy_of)["data"]
+    pre = (folder / "Pre.nii.gz").read_bytes()
+    for part in ("data", "data_unilateral"):
+        shutil.rmtree(copy_of / part)
+    folder.mkdir(parents=True)
+    (folder / "T1loc.nii.gz").write_bytes(b"a localizer")
+    (folder / "Pre.nii.gz").write_bytes(pre)  # the same series that the import finds
+    assert load(export, copy_of).num_imported == 2
+    own = f"data/{folder.name}/T1loc.nii.gz"
+    after = contents(copy_of)
+    assert after.pop(own) == b"a localizer"
+    assert after == before
+
+
+@pytest.mark.parametrize("part", ["data", "data_unilateral"])
+def test_what_no_import_made_outlives_every_replacement(export: Path, copy_of: Path, part: str) -> None:
+    folder = folders_of_an_exam(copy_of)[part]
+    (folder / "Extra.nii.gz").write_bytes(b"by --series")
+    (folder / "notes.txt").write_bytes(b"by hand")
+    before = contents(copy_of)
+    for _ in range(2):
+        assert load(export, copy_of, replace=True).num_imported == 2
+        assert contents(copy_of) == before
+
+
+@pytest.mark.parametrize("part", ["data", "data_unilateral"])
+@pytest.mark.parametrize("what", ["other volume", "folder", "link"])
+def test_what_cannot_be_carried_over_leaves_the_exam_as_it_is(
+    export: Path, copy_of: Path, part: str, what: str
+) -> None:
+    folder = folders_of_an_exam(copy_of)[part]
+    if what == "other volume":  # T2 was not among what the import made
+        record = json.loads((folder / exam_import.PROVENANCE).read_text())
+        del record["files"]["T2"]
+        (folder / exam_import.PROVENANCE).write_text(json.dumps(record))
+        (folder / "T2.nii.gz").write_bytes(b"by --series")
+    elif what == "folder":
+        (folder / "masks").mkdir()
+        (folder / "masks" / "lesion.nii.gz").write_bytes(b"by hand")
+    else:
+        (folder / "Extra.nii.gz").symlink_to(folder / "Pre.nii.gz")
+    before = contents(copy_of)
+    result = load(export, copy_of, replace=True)
+    assert (result.num_imported, result.num_present) == (1, 1)
+    told = [each for each in result.entries if each.reason == exam_import.FOREIGN]
+    exam = min(path.name for path in (copy_of / "data").iterdir())
+    assert [(each.what, each.study) for each in told] == [("exam", exam)]
+    after = contents(copy_of)
+    assert {name for name in before if before[name] != after.get(name)} == {"import-report.csv"}
+    assert (folder / "Extra.nii.gz").is_symlink() == (what == "link")
+
+
+def test_a_breast_that_is_no_longer_in_view_stays_while_its_folder_holds_something_else(
+    copy_of: Path, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = exam_import.split_exam
+
+    def right_only(*arguments: Any, **options: Any) -> Any:
+        found = split(*arguments, **options)
+        return replace(found, sides={"right": found.sides["right"]})
+
+    monkeypatch.setattr(exam_import, "split_exam", right_only)
+    mask = folders_of_an_exam(copy_of)["data_unilateral"] / "mask.nii.gz"
+    mask.write_bytes(b"by hand")
+    result = load(export, copy_of, replace=True)
+    assert (result.num_imported, result.num_breasts) == (1, 3)
+    assert mask.read_bytes() == b"by hand"
 
 
 def test_the_key_is_for_its_owner_only(imported: tuple[Path, ImportResult]) -> None:

@@ -63,6 +63,11 @@ reports:
         ("series: {pre_phases: yes}", "series.pre_phases: wanted a whole number"),
         ("reports: {left_values: [1]}", "texts such as 1, yes and no need quotes"),
         ("reports: {text: 1}", "reports.text: wanted a text; texts such as 1"),
+        ("reports: {split: 2024-13-45}", "a value that YAML cannot read (a text that looks like a date"),
+        ("series: {pre_phases: !!int two}", "a value that YAML cannot read"),
+        ("reports: {text: !!timestamp x}", "a value that YAML cannot read"),
+        ("reports: {text: !!bool x}", "a value that YAML cannot read"),
+        ("series: " + "[" * 1000, "got one nested too deeply"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str | bytes, reason: str) -> None:

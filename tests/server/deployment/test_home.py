@@ -17,6 +17,7 @@ from server.deployment.home import (
     Home,
     HomeError,
     HomeSettings,
+    check_files,
     expiries,
     home_folder,
     renew,
@@ -133,7 +134,7 @@ def test_settings_that_cannot_be_are_named(line: str, message: str, home: Home) 
 
 
 def test_a_host_that_cannot_be_makes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="host must be"):
+    with pytest.raises(SettingsError, match=r"^--host must be a name or IP address, got "):
         Home.create(tmp_path / "home", replace(SETTINGS, host='x"\nport: 1'))
     assert not (tmp_path / "home").exists()
 
@@ -197,3 +198,67 @@ def test_the_authority_s_renewal_keeps_its_key(home: Home) -> None:
     assert renew(home, ca=True) == before
     assert home.ca_key.read_bytes() == key
     assert home.ca_certificate.read_bytes() != certificate
+
+
+@pytest.mark.parametrize("ca", [False, True])
+def test_who_keeps_the_authority_s_key_elsewhere_is_asked_to_put_it_back(home: Home, ca: bool) -> None:
+    home.ca_key.unlink()
+    check_files(home)  # nothing else needs it
+    before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        HomeError, match=r"authority/ca\.key is not there: put it back for climb-server renew"
+    ):
+        renew(home, ca=ca)
+    assert {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("tls/server.crt", "certificate of the server: MISSING or damaged: climb-server renew makes it anew"),
+        ("tls/loopback.crt", "certificate of loopback: MISSING or damaged: climb-server renew makes it anew"),
+        ("authority/ca.crt", "certificate of the authority: MISSING or damaged: put it back from a backup"),
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"text\n"])
+def test_a_certificate_that_is_lost_is_told_in_the_place_of_its_date(
+    name: str, line: str, content: bytes | None, home: Home
+) -> None:
+    lose(home.path / name, content)
+    lines = [each.line for each in expiries(home)]
+    assert [each.startswith(line) for each in lines].count(True) == 1
+    assert sum("good until" in each for each in lines) == 2
+
+
+@pytest.mark.parametrize("name", ["server.crt", "server.key", "loopback.crt", "loopback.key"])
+@pytest.mark.parametrize("content", [None, b"text\n"])
+def test_renewal_makes_a_lost_certificate_or_key_anew(name: str, content: bytes | None, home: Home) -> None:
+    lose(home.path / "tls" / name, content)
+    with pytest.raises(HomeError, match="is missing or damaged: climb-server renew makes both anew"):
+        check_files(home)
+    assert renew(home) is None
+    check_files(home)
+
+
+def test_a_key_of_another_certificate_is_found_before_the_start(home: Home) -> None:
+    home.server_key.write_bytes(home.loopback_key.read_bytes())
+    with pytest.raises(HomeError, match=r"tls/server\.crt or server\.key is missing or damaged"):
+        check_files(home)
+
+
+def test_what_no_renewal_makes_is_to_be_put_back(home: Home) -> None:
+    home.superexec_secret.unlink()
+    with pytest.raises(HomeError, match=r"superexec\.secret is missing: put it back from a backup"):
+        check_files(home)
+    home.ca_certificate.write_bytes(b"\xff")
+    for work in (check_files, renew):
+        with pytest.raises(HomeError, match=r"ca\.crt is missing or damaged: put it back from a backup"):
+            work(home)
+
+
+def lose(file: Path, content: bytes | None) -> None:
+    """Take a file away, or put something else into it."""
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from climb_model.kit import Kit, KitError, Request, key_fingerprint, make_request
 from climb_model.names import RunError
 from configs.errors import UserError
-from server.deployment.home import Home, HomeSettings
+from server.deployment.home import Home, HomeError, HomeSettings
 from server.deployment.members import MemberError, admit, invite, members, readmit, revoke, table, to_json
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
@@ -67,6 +67,13 @@ def test_a_kit_names_server_authority_version_and_bundle(home: Home) -> None:
     assert kit.expires == "2030-01-05T00:00:00Z"
     assert len(kit.invitation) >= 40
     assert "PRIVATE" not in kit.ca
+
+
+def test_nobody_is_invited_without_the_authority_s_certificate(home: Home) -> None:
+    home.ca_certificate.unlink()
+    with pytest.raises(HomeError, match=r"ca\.crt is missing or damaged: put it back"):
+        invite(home, "A", bundle=BUNDLE)
+    assert members(home) == ()
 
 
 def test_an_invited_site_is_admitted_once(home: Home, link: Link) -> None:

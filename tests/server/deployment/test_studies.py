@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from climb_model.lock import only_process
 from climb_model.progress import Silent
 from climb_model.runs import RoundRecord, RunFolder, SiteRound
 from configs.load import load_settings, settings_hash
+from server.cli import main
 from server.deployment import flower, studies
 from server.deployment.flower import (
     FlowerError,
@@ -305,6 +307,84 @@ def test_who_only_looks_imports_no_torch(home: Home, tmp_path: Path, fake: FakeF
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "study 's': server is down, round 0 of 3, mean AUC 0.500" in done.stdout
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_study_whose_run_folder_is_gone_is_said_so_and_begun_anew_on_wish(
+    home: Home, tmp_path: Path, fake: FakeFlower
+) -> None:
+    folder = begun(home, tmp_path, fake)
+    shutil.rmtree(folder.path)
+    found = state(home, "s", {})
+    assert (found.state, found.run, found.flower_runs) == ("its run folder is missing", folder.path, (11,))
+    remedy = f"put {folder.path} back from a backup, or climb-server run --study s begins the study anew"
+    assert found.detail == remedy
+    with pytest.raises(StudyError, match="the run folder of study 's' is missing: ") as caught:
+        resume(home, "s")
+    assert str(caught.value).endswith(remedy)
+    fake.runs(r11="running")
+    with pytest.raises(StudyError, match="run 11 of study 's' is running: climb-server stop s"):
+        begin(home, SETTINGS, "s", place(tmp_path))
+    fake.say("stop", {"run-id": "11"})
+    assert stop(home, "s") == 11
+    assert not folder.path.exists()
+    fake.runs(r11="finished:stopped")
+    again = begun(home, tmp_path, fake, run=12)
+    assert again.number != folder.number
+    assert read_place_file(home.studies / "s.json").flower_runs == (12,)
+
+
+def test_a_study_of_which_anything_is_left_is_never_begun_anew(
+    home: Home, tmp_path: Path, fake: FakeFlower
+) -> None:
+    folder = begun(home, tmp_path, fake)
+    a_round(folder, 0)
+    for name in ("run.json", "history.jsonl"):
+        (folder.path / name).unlink()
+        with pytest.raises(StudyError, match="there is a study 's' already"):
+            begin(home, SETTINGS, "s", place(tmp_path / "other"))
+    assert list(folder.checkpoints.iterdir())
+    found = state(home, "s", {})
+    assert found.state == "cannot be read"
+    assert "it has no run.json" in found.detail
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "history.jsonl", "summary.json"])
+@pytest.mark.parametrize("content", [b"\xff", b"{\n"])
+def test_a_damaged_run_folder_is_one_line(
+    name: str, content: bytes, home: Home, tmp_path: Path, fake: FakeFlower
+) -> None:
+    folder = begun(home, tmp_path, fake)
+    a_round(folder, 0)
+    (folder.path / name).write_bytes(content)
+    found = state(home, "s", {})
+    assert found.state == "cannot be read"
+    assert found.detail.startswith(
+        f"the run folder of study 's' cannot be read: put {folder.path} back as it was ("
+    )
+    with pytest.raises(StudyError, match="the run folder of study 's' cannot be read"):
+        resume(home, "s")
+
+
+def test_one_lost_study_hides_nothing_else(
+    home: Home, tmp_path: Path, fake: FakeFlower, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = begun(home, tmp_path, fake)
+    begin(home, SETTINGS, "whole", replace(place(tmp_path), run=tmp_path / "whole"))
+    shutil.rmtree(folder.path)
+    (home.studies / "torn.json").write_text("{")
+    code, out, _ = command(main, "status", "--home", home.path)
+    assert code == 0
+    assert "certificate of the server: good until" in out
+    assert "study 's': its run folder is missing\n  put " in out
+    assert "study 'torn': cannot be read\n" in out
+    assert "study 'whole': not started\n" in out
+    code, out, _ = command(main, "status", "--home", home.path, "--json")
+    assert code == 0
+    assert [(each["name"], each["state"], each["run"]) for each in json.loads(out)["studies"]] == [
+        ("s", "its run folder is missing", str(folder.path)),
+        ("torn", "cannot be read", None),
+        ("whole", "not started", str(tmp_path / "whole")),
+    ]
 
 
 def test_bytes_are_added_up_over_rounds_and_without_a_server_nothing_runs(

@@ -15,11 +15,14 @@ from climb_model.data.nifti import Image
 from climb_model.data.phantom import ImageStyle, ball, draw_breast
 from climb_model.intake.breasts import motion
 from climb_model.intake.breasts.motion import (
+    LOW_SIMILARITY,
+    UNLIKE_PRE,
     Phase,
     breast_region,
     check_motion,
     halve,
     match_phase,
+    motion_notices,
     similarity,
 )
 from climb_model.intake.breasts.resampling import Grid, resample
@@ -165,6 +168,50 @@ def test_too_little_of_a_breast_is_not_measured() -> None:
     phase = match_phase(pre, post, moved.post, GRID, nothing, "rigid")
     assert phase.values is post
     assert phase.figures == {"before": None, "reason": "too little of a breast to measure in"}
+
+
+KEPT = {"before": 0.3519, "after": 0.9213, "mean_mm": 6.41, "largest_mm": 7.0, "smallest_volume": 1.0}
+IN_WORDS = "similarity 0.35 to 0.92, mean 6.4 mm, largest 7.0 mm, smallest volume 1.00"
+
+
+@pytest.mark.parametrize(
+    ("figures", "lines"),
+    [
+        ({"before": 0.91}, []),
+        ({"before": LOW_SIMILARITY}, []),
+        ({"before": 0.6499}, [f"{UNLIKE_PRE} (Post_1 left: similarity 0.65)"]),
+        ({"before": None, "reason": "too little"}, ["motion not measured (Post_1 left: too little)"]),
+        (KEPT | {"kept": True}, [f"motion corrected (Post_1 left: {IN_WORDS})"]),
+        (
+            KEPT | {"kept": True, "after": 0.5},
+            [
+                f"motion corrected (Post_1 left: {IN_WORDS.replace('0.92', '0.50')})",
+                f"{UNLIKE_PRE} (Post_1 left: similarity 0.50)",
+            ],
+        ),
+        (
+            KEPT | {"kept": False, "reason": "it folds tissue"},
+            [
+                f"motion not corrected, it folds tissue (Post_1 left: {IN_WORDS})",
+                f"{UNLIKE_PRE} (Post_1 left: similarity 0.35)",
+            ],
+        ),
+        (
+            {"before": 0.9, "kept": False, "reason": "the registration failed"},
+            ["motion not corrected, the registration failed (Post_1 left: similarity 0.90)"],
+        ),
+    ],
+)
+def test_each_correction_and_each_low_similarity_is_told(figures: dict[str, Any], lines: list[str]) -> None:
+    assert motion_notices({"Post_1 left": figures}) == lines
+
+
+def test_the_phases_of_an_exam_share_a_line() -> None:
+    figures = KEPT | {"kept": True}
+    (line,) = motion_notices(
+        {"Post_1 left": figures, "Post_2 left": {"before": 0.9}, "Post_1 right": figures}
+    )
+    assert line == f"motion corrected (Post_1 left: {IN_WORDS}; Post_1 right: {IN_WORDS})"
 
 
 def test_similarity_is_one_for_the_same_edges_whatever_the_scale() -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from climb_model.data.exam import DataError
 from climb_model.data.nifti import read_nifti
+from climb_model.data.phantom import ImageStyle
 from climb_model.data.synthetic import BASE_STYLES
+from climb_model.intake.breasts.motion import UNLIKE_PRE
 from climb_model.intake.breasts.unilateral import SplitExam, split_exam, write_side
 from climb_model.intake.study import SeriesError
 from configs.errors import SettingsError
@@ -262,6 +264,22 @@ def test_motion_is_measured_even_if_not_corrected(draw_exam, store) -> None:
     for side in ("left", "right"):
         figures = split.provenance["sides"][side]["motion"]["Post_1"]
         assert 0.5 < figures["before"] <= 1.0
+
+
+@pytest.mark.parametrize("style", BASE_STYLES)
+def test_no_hospitals_exam_at_rest_is_told_of_motion(draw_exam, store, style: ImageStyle) -> None:
+    assert split_exam(store(draw_exam(19, style=style))).notices == ()
+
+
+def test_a_phase_that_moved_is_told_corrected_or_not(draw_exam, store) -> None:
+    exam = draw_exam(20)
+    exam.images["Post_1"] = np.roll(exam.images["Post_1"], (3, 2), axis=(0, 1))  # 5.4 and 3.6 mm
+    files = store(exam)
+    (left_alone,) = split_exam(files).notices
+    assert left_alone.startswith(f"{UNLIKE_PRE} (Post_1 left: similarity 0.")
+    (corrected,) = split_exam(files, motion="rigid").notices
+    assert corrected.startswith("motion corrected (Post_1 left: similarity 0.")
+    assert corrected.count("mean 6.") == 2  # 6.49 mm, of each breast
 
 
 def test_written_files_read_back_the_same_and_are_the_same_each_time(

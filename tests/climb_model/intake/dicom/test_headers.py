@@ -7,6 +7,7 @@ import os
 import shutil
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from pydicom.uid import (
 )
 
 from climb_model.data.exam import DataError
+from climb_model.intake import processes
 from climb_model.intake.dicom import headers
 from climb_model.intake.dicom.copies import COPY, CUT_COPY, UNREADABLE, without_copies
-from climb_model.intake.dicom.headers import Scan, scan
+from climb_model.intake.dicom.headers import NO_PREAMBLE, Scan, scan
 from climb_model.intake.dicom.stacks import all_stacks, find_stacks, read_voxels
 
 
@@ -199,6 +201,14 @@ def test_what_cannot_be_read_is_listed(
     assert names(found) == {"IM0000"}
 
 
+def test_a_study_knows_its_series_that_have_files_in_others(mr_files: Any, tmp_path: Path) -> None:
+    whole, torn = mr_files.stack(3), mr_files.stack(3, series=f"{mr_files.series}.9")
+    torn[1].StudyInstanceUID = "1.2.4"
+    [study] = scan(mr_files.save(tmp_path, [*whole, *torn])).studies
+    assert [series.uid for series in study.series] == [mr_files.series]
+    assert [series.uid for series in study.torn] == [f"{mr_files.series}.9"]
+
+
 def test_contradicting_series_and_studies_are_refused(mr_files: Any, tmp_path: Path) -> None:
     slices = mr_files.stack(3)
     slices[1].StudyInstanceUID = "1.2.4"
@@ -252,12 +262,40 @@ def test_several_workers_find_the_same_in_the_same_order(mr_files: Any, tmp_path
     assert len(plain.left_out) == 1
 
 
+def test_a_lost_worker_is_told_in_one_line(
+    mr_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mr_files.save(tmp_path / "in", mr_files.dynamic(33, 2))
+    monkeypatch.setattr(processes, "_start_worker", partial(os._exit, 3))
+    with pytest.raises(DataError, match=r"import: a worker process died, .* with fewer --workers$"):
+        scan(tmp_path / "in", workers=2)
+
+
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="DICOM folder is missing"):
         scan(tmp_path / "nowhere")
 
 
 # Files that others made
+
+
+@pytest.mark.parametrize(
+    "name", ["no_meta.dcm", "rtstruct.dcm", "ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm"]
+)
+def test_pydicoms_files_without_a_preamble_are_called_what_they_are(name: str, tmp_path: Path) -> None:
+    shutil.copy(str(get_testdata_file(name)), tmp_path)
+    found = scan(tmp_path)
+    assert found.studies == ()
+    assert reasons(found) == {NO_PREAMBLE: 1}
+
+
+def test_what_only_begins_like_dicom_is_none(mr_files: Any, tmp_path: Path) -> None:
+    folder = mr_files.save(tmp_path / "in", mr_files.stack(1))
+    whole = (folder / "IM0000").read_bytes()
+    (folder / "bare").write_bytes(whole[132:])
+    (folder / "numbers").write_bytes(bytes([8, 0, 5, 0]) * 100)
+    (folder / "text").write_text("the UID 1.2.840.10008.5.1.4.1.1.4 is that of MR images")
+    assert reasons(scan(folder)) == {NO_PREAMBLE: 1, "not a DICOM file": 2}
 
 
 def test_pydicoms_directory_trees_are_walked_not_followed(tmp_path: Path) -> None:

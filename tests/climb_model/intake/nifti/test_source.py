@@ -196,7 +196,7 @@ def test_plain_exam_folders(tmp_path: Path) -> None:
     assert [exam.raw_id for exam in source.exams] == ["A1"]
     assert [volume.how for volume in source.exams[0].files.values()] == ["file name"] * 3
     assert reasons(source) == [
-        ("A2", "no file is a post-contrast phase by its name; name it in the mapping file"),
+        ("A2", "no file is a post-contrast phase by its name; name it in the mapping file: --mapping"),
         ("A3_left", "one breast already: it needs no import"),
     ]
 
@@ -234,6 +234,27 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     outside = [name for name, reason in reasons(source) if reason == "a link that leads out of the folder"]
     assert outside == ["T2.nii.gz", "circle.nii.gz", "linked"]
     assert ("within.nii.gz", "its name tells no sequence") in reasons(source)
+
+
+@pytest.mark.parametrize("link", ["metadata", "metadata/annotation.csv", "metadata/split.csv"])
+def test_a_table_outside_the_folder_is_refused(tmp_path: Path, link: str) -> None:
+    site, away = odelia(tmp_path / "site"), tmp_path / "away"
+    away.mkdir()
+    (away / "annotation.csv").write_text("UID,PatientID,Age\n0042,P1,20000\n")
+    (away / "split.csv").write_text("UID,Split,Fold\n0042,train,0\n")
+    (site / link).parent.mkdir(exist_ok=True)
+    (site / link).symlink_to(away if link == "metadata" else away / Path(link).name)
+    with pytest.raises(DataError, match="a link that leads out of the folder; put a copy") as caught:
+        find_exams(site, RULES)
+    assert str(tmp_path) not in caught.value.public
+
+
+def test_a_link_to_a_table_within_the_folder_is_followed(tmp_path: Path) -> None:
+    site = odelia(tmp_path / "site")
+    (site / "metadata").mkdir()
+    (site / "tables.csv").write_text("UID,PatientID\n0042,P1\n")
+    (site / "metadata" / "annotation.csv").symlink_to(site / "tables.csv")
+    assert [exam.patient for exam in find_exams(site, RULES).exams] == ["P1"]
 
 
 def test_files_below_an_exams_folder_and_hidden_ones_are_not_taken(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import zipfile
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from climb_model.intake.mapping import ReportMapping
 from climb_model.intake.reports.dates import column_dates
 from climb_model.intake.reports.table import (
     BAD_SIDE,
+    NO_DATE,
     NO_ROW,
     OTHER_PATIENT,
     SEVERAL_STUDIES,
@@ -120,7 +123,15 @@ def test_a_patient_number_needs_the_date(table: Write) -> None:
     assert find(read, "x", "7", "20210312") == StudyReport(whole="a")
     assert find(read, "x", "7", "20220102") == StudyReport(whole="b")
     assert find(read, "x", "7", "20230101") == NO_ROW
-    assert find(read, "x", "7", "") == NO_ROW
+
+
+def test_a_study_without_a_date_is_told_so_where_the_patient_has_rows(table: Write) -> None:
+    read = table("Pat,Datum,Befund\n7,12.03.2021,a\n", BY_PATIENT)
+    assert find(read, "x", "7", "") == NO_DATE
+    assert find(read, "x", "8", "") == NO_ROW
+    mapping = ReportMapping(accession="Nr", patient="Pat", date="Datum", text="Befund")
+    both = table("Nr,Pat,Datum,Befund\nx,7,12.03.2021,a\n", mapping)
+    assert find(both, "x", "7", "") == StudyReport(whole="a")  # as a NIfTI exam, by its folder's name
 
 
 def test_without_dates_a_patient_of_several_studies_gets_no_report(table: Write) -> None:
@@ -166,6 +177,37 @@ def test_what_did_not_come_together_is_counted(table: Write) -> None:
     assert (left.num_rows, left.num_studies, left.num_zeros) == (2, 2, 1)
     assert left.notices[0] == "2 rows of the report table belong to no study"
     assert any("1 numbers in the report table may be rounded" in notice for notice in left.notices)
+
+
+@pytest.mark.parametrize("digits", [16, 17, 18, 19, 20])
+def test_each_number_that_excel_rounds_is_counted_and_joins_no_study(table: Write, digits: int) -> None:
+    draw = random.Random(digits)
+    numbers = [draw.randrange(10 ** (digits - 1), 10**digits) for _ in range(1000)]
+    rounded = [
+        int(f"{number:.14e}".replace(".", "").split("e")[0]) * 10 ** (digits - 15) for number in numbers
+    ]
+    for kind in (int, float):
+        rows: list[list[object]] = [["Nr", "Befund"], *([kind(number), "a"] for number in rounded)]
+        read = table(rows, ONE_TEXT)
+        assert read.num_rounded == 1000
+        assert {find(read, str(number)) for number in rounded} == {NO_ROW}
+    assert table("Nr,Befund\n" + "".join(f"{number},a\n" for number in rounded), ONE_TEXT).num_rounded == 1000
+
+
+def test_long_numbers_that_stand_as_text_are_whole(table: Write) -> None:
+    draw = random.Random(1)
+    numbers = [str(draw.randrange(10**15, 10**16)) for _ in range(100)]
+    assert any(number.endswith("0") for number in numbers)
+    for content in (
+        [["Nr", "Befund"], *([number, "a"] for number in numbers)],
+        "Nr,Befund\n" + "".join(f"{number},a\n" for number in numbers),
+    ):
+        read = table(content, ONE_TEXT)
+        assert read.num_rounded == 0
+        assert find(read, numbers[0]) == StudyReport(whole="a")
+    read = table([["Nr", "Befund"], [10**15 - 1, "a"]], ONE_TEXT)
+    assert read.num_rounded == 0
+    assert find(read, "9" * 15) == StudyReport(whole="a")
 
 
 def test_excel_numbers_and_dates(table: Write) -> None:
@@ -251,8 +293,9 @@ def test_windows_encodings_are_read_or_named(table: Write) -> None:
     assert find(table(text, windows, encoding="cp1252"), "1") == StudyReport(whole="Brustdrüse")
     with pytest.raises(DataError, match="is UTF-8, not cp1252"):
         table(text, windows)
-    with pytest.raises(SettingsError, match="no encoding 'ansi2'"):
-        table(text, ReportMapping(accession="Nr", text="Befund", encoding="ansi2"))
+    for encoding in ("ansi2", "rot13", "undefined", "a\0b"):
+        with pytest.raises(SettingsError, match=f"no encoding '{encoding}' of texts; wanted one such as"):
+            table(text, ReportMapping(accession="Nr", text="Befund", encoding=encoding))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +330,62 @@ def test_a_file_that_is_no_excel_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(DataError, match=r"no Excel file|old Excel format"):
         read_report_table(tmp_path / name, ONE_TEXT, site="A")
+
+
+def damaged(content: bytes, number: int) -> bytes:
+    """The same file with some bytes changed, or cut; each number another damage."""
+    draw = random.Random(number)
+    if number % 4 == 3:
+        return content[: draw.randrange(len(content))]
+    changed = bytearray(content)
+    for _ in range(draw.choice([1, 4, 16])):
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    return bytes(changed)
+
+
+def with_sheet(path: Path, change: Callable[[bytes], bytes]) -> Iterator[tuple[str, bytes]]:
+    """The parts of a workbook, each checksum right again, the sheet itself changed."""
+    with zipfile.ZipFile(path) as book:
+        for name in book.namelist():
+            content = book.read(name)
+            yield name, change(content) if name == "xl/worksheets/sheet1.xml" else content
+
+
+def read_or_refused(path: Path, mapping: ReportMapping) -> ReportTable | DataError:
+    """The table, or an error of one line without a word of the file."""
+    try:
+        return read_report_table(path, mapping, site="A")
+    except DataError as caught:
+        error = caught
+    assert "\n" not in str(error)
+    assert "SECRET" not in str(error)
+    assert path.name not in error.public
+    return error
+
+
+def test_a_damaged_workbook_is_read_as_it_was_or_refused_in_one_line(table: Write, tmp_path: Path) -> None:
+    rows: list[list[object]] = [["Nr", "Pat", "Datum", "Befund"]]
+    rows += [[number, "007", datetime(2021, 3, 12), f"SECRET {number}"] for number in range(40)]
+    mapping = ReportMapping(accession="Nr", patient="Pat", date="Datum", text="Befund")
+    whole = table(rows, mapping)
+    content = (tmp_path / "MARKER.xlsx").read_bytes()
+    path = tmp_path / "t.xlsx"
+    results: list[ReportTable | DataError] = []
+    for number in range(400):
+        path.write_bytes(damaged(content, number))
+        results.append(read_or_refused(path, mapping))
+    assert all(each.rows == whole.rows for each in results if isinstance(each, ReportTable))
+    assert sum(isinstance(each, DataError) for each in results) > 150
+
+
+def test_a_workbook_with_a_damaged_sheet_is_read_or_refused_in_one_line(table: Write, tmp_path: Path) -> None:
+    table([["Nr", "Befund"], *([number, "SECRET"] for number in range(9))], ONE_TEXT)
+    for number in range(200):
+        parts = with_sheet(tmp_path / "MARKER.xlsx", lambda sheet, number=number: damaged(sheet, number))
+        with zipfile.ZipFile(tmp_path / "t.xlsx", "w") as book:
+            for name, content in parts:
+                book.writestr(name, content)
+        read_or_refused(tmp_path / "t.xlsx", ONE_TEXT)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from climb_model.intake.mapping import SeriesMapping
 from climb_model.intake.sequences.recognise import Named, name_stacks
 from climb_model.intake.sequences.series_words import words
-from climb_model.intake.study import Frame, Geometry, Series, SeriesError, Stack, Study
+from climb_model.intake.study import Frame, Geometry, NamingError, Series, SeriesError, Stack, Study
 
 RULES = SeriesMapping()
 SLICES = 8
@@ -293,6 +293,14 @@ def test_a_damaged_series_of_one_phase_does_not_move_the_others_forward(lost: in
         name_stacks(whole, left, RULES)
 
 
+def test_a_phase_torn_between_studies_does_not_move_the_others_forward() -> None:
+    phases = [volumes("t1_fl3d_dyn", time) for time in range(4)]
+    left = [stack for group in phases[1:] for stack in group]
+    torn = tuple(stack.series for stack in phases[0])
+    with pytest.raises(SeriesError, match="named like the phases of the dynamic one could not be read"):
+        name_stacks(replace(study(left), torn=torn), left, RULES)
+
+
 def without_edge(stacks: list[Stack], edge: str) -> list[Stack]:
     """The same volumes short of their first or last slice."""
     affine = stacks[0].geometry.affine.copy()
@@ -543,6 +551,22 @@ def test_an_exam_without_a_dynamic_series_is_refused(groups: tuple[list[Stack], 
     assert reason in refusal(*groups)
 
 
+def test_a_refused_study_tells_the_mapping_file_and_each_series() -> None:
+    groups = (volumes("t1_fl3d_tra", 1), T2, volumes("ep2d_diff", 2), volumes("KX 3", 3, echo=None))
+    with pytest.raises(
+        NamingError, match="name Pre and Post, or dynamic, in the mapping file: --mapping"
+    ) as caught:
+        name(*groups)
+    assert {each.what for each in caught.value.left_out} == {"series"}
+    assert [each.reason for each in caught.value.left_out] == [
+        "taken for T1 by description rule t1",
+        "taken for T2 by description rule t2",
+        "diffusion",
+        "neither T1 nor T2 by description, protocol or echo time",
+    ]
+    assert all(each.path for each in caught.value.left_out)  # for --show-files
+
+
 def test_a_study_without_volumes_is_refused() -> None:
     with pytest.raises(SeriesError, match="no MR volume among the 6 series"):
         name_stacks(study([s for n in range(6) for s in volumes("t1", n)]), [], RULES)
@@ -682,7 +706,7 @@ def test_of_a_repeated_t2_the_latest_is_taken() -> None:
 def test_t2_that_the_order_cannot_decide_stays_absent_and_is_told() -> None:
     named = name(DYNAMIC, volumes("t2_tse", 1, echo=60.0), volumes("t2_tse", 2, echo=120.0))
     assert "T2" not in named.sequences
-    assert reasons(named) == ["2 volumes could be T2: name one in the mapping file"] * 3
+    assert reasons(named) == ["2 volumes could be T2: name one in the mapping file: --mapping"] * 3
 
 
 def test_t2_of_another_place_is_not_taken() -> None:
