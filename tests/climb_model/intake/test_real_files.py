@@ -72,6 +72,7 @@ def test_all_of_the_dicomdir_trees_is_left_out_for_true_reasons(
     assert reasons(tmp_path / "site") == {
         *(("exam", unnamed, number) for number in (2, 4, 11)),
         ("series", localizer, 3),
+        *(("series", "a localizer", number) for number in (1, 2)),
         ("series", derived, 7),
         ("series", "modality is CT, only MR is imported", 61),
         ("series", "modality is CR, only MR is imported", 3),
