@@ -28,7 +28,7 @@ from climb_model.lock import only_process
 from climb_model.logs import rotate
 from climb_model.made_by import program_version
 from climb_model.ports import free_port
-from climb_model.supervisor import Service, Supervisor, end_left_behind
+from climb_model.supervisor import Backoff, Service, Supervisor, end_left_behind
 
 SUPERNODE = "supernode"
 LOOK_S = 5.0
@@ -36,6 +36,10 @@ LOOK_S = 5.0
 
 SERVER_S = 60.0
 """Seconds between two looks at the server while there is no connection."""
+
+AGAIN = Backoff(most_s=15.0)
+"""Pauses between tries to connect. Flower holds a site that ended without a word for connected for a minute;
+a long pause behind that minute would cost the site another round."""
 
 LEAVE_S = 6.0
 """Seconds that the last refusal may take to leave when the node is stopped."""
@@ -75,7 +79,9 @@ class _Node:
         port = free_port()
         self._log = paths.state / "supernode.log"
         self._supervisor = Supervisor(
-            [Service(SUPERNODE, self._command(port), dict(os.environ), self._log, _listens(port))], self._say
+            [Service(SUPERNODE, self._command(port), dict(os.environ), self._log, _listens(port))],
+            self._say,
+            backoff=AGAIN,
         )
         secret = paths.secret.read_bytes()
         if not secret:

@@ -183,14 +183,14 @@ def test_the_servers_app_is_killed_and_the_study_resumed(
 def test_a_site_is_killed_in_training_and_rejoins_with_its_private_state(
     federation: Federation, study: str, reference: Callable[..., Any]
 ) -> None:
-    more = (*LONG, "federation.num_rounds=4")
+    more = (*LONG, "federation.num_rounds=6")
     federation.submit(study, *more, sites=3)
     wait_training(federation, study, "A", round=2)
     federation.sites["A"].kill()
     federation.start_site("A")
     federation.wait_end(study)
     taking_part = {record["round"]: sorted(record["sites"]) for record in federation.history(study)}
-    assert taking_part[1] == taking_part[4] == ["A", "B", "C"]
+    assert taking_part[1] == taking_part[6] == ["A", "B", "C"]
     assert {"B", "C"} <= set(taking_part[2])
     if "A" not in taking_part[2]:
         assert "A" in told(federation, study, 2)
