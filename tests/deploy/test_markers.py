@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import shutil
 import signal
 import ssl
 import subprocess
@@ -173,7 +174,7 @@ def test_no_marker_is_on_the_wire_or_at_the_coordinator(
             )
         federation.wait_online(*marked.sites)
         more = (
-            "federation.num_rounds=5",
+            "federation.num_rounds=6",
             "federation.min_sites=1",
             "training.steps_per_round=40",
             "evaluation.max_unknown_share=0.99",
@@ -215,9 +216,12 @@ def fail_in_every_way(federation: Federation) -> None:
     wait_until(at_work, 300, "site C's app is killed")
     federation.wait_round(STUDY, 1)
     state = federation.private("C") / STUDY
-    for number in (2, 3, 4, 5):  # a folder where the state of a round is to be written
-        (state / f"round-{number:04d}.pt" / MARKERS["exception"]).mkdir(parents=True, exist_ok=True)
+    blocked = [state / f"round-{number:04d}.pt" for number in range(2, 7)]
+    for path in blocked:  # a folder where the state of a round is to be written
+        (path / MARKERS["exception"]).mkdir(parents=True, exist_ok=True)
     federation.wait_round(STUDY, 3)
+    for path in blocked:
+        shutil.rmtree(path, ignore_errors=True)
     table = federation.hospitals.sites["C"] / "metadata_unilateral" / "split.csv"
     table.write_text(f"{MARKERS['exception']},Split\n{MARKERS['exception']}\n", encoding="utf-8")
 
